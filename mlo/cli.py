@@ -1,0 +1,153 @@
+"""The command `mlo`: list programs, show one, run one."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.metadata import version
+from itertools import chain, count
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from mlo import config, registry
+from mlo.errors import ConfigError, MloError, ProgramError
+from mlo.program import Program
+from mlo.record import Record
+
+_LOG_WIDTH: Final = 160
+
+app = typer.Typer(
+    help="Declare, run and inspect multilevel programs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_Name = Annotated[
+    str, typer.Argument(metavar="PROGRAM", help="A registered name, or the path of a .py file.")
+]
+_File = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML that is merged over the defaults."),
+]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One value, as in data.seed=1; repeatable."),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="New directory for the results [runs/PROGRAM-DATE-TIME]."
+    ),
+]
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 a wrong command or configuration."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mlo {version('mlo-framework')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None: ...
+
+
+@app.command("list")
+def _list() -> None:
+    """List the registered programs and the distributions that they come from."""
+    programs = registry.registered()
+    if not programs:
+        typer.echo("no programs are registered", err=True)
+    width = max(map(len, programs), default=0)
+    for name, entries in programs.items():
+        typer.echo(f"{name:{width}}  {registry.origin(entries[0])} ({entries[0].value})")
+        for other in entries[1:]:
+            problem = f"program {name!r} is registered by {registry.origin(other)} too"
+            typer.echo(f"mlo: warning: {problem} ({other.value})", err=True)
+
+
+@app.command("show")
+def _show(name: _Name, file: _File = None, overrides: _Overrides = None) -> None:
+    """Print a program's resolved configuration and its graph, without running it."""
+    with _reporting():
+        program, settings = _resolved(name, file, overrides)
+        graph = program.graph(settings)
+        typer.echo(f"{name}: {program.summary}\n\n{config.dump(settings)}")
+        typer.echo(f"{graph.explain()}\n\n{graph.draw()}")
+
+
+@app.command("run")
+def _run(name: _Name, file: _File = None, overrides: _Overrides = None, out: _Out = None) -> None:
+    """Run a program; write its configuration, metrics and results to a new directory."""
+    with _reporting():
+        program, settings = _resolved(name, file, overrides)
+        directory = out or _new_directory(Path(name).stem)
+        is_new = not directory.exists()
+        record = Record.create(directory, console=_console())
+        record.text("config.yaml", config.dump(settings))
+        record.print(f"{name}: results go to {directory}")
+        try:
+            program.run(settings, record)
+        except ConfigError:
+            _discard(directory, whole=is_new)
+            raise
+
+
+def _resolved(
+    name: str, file: Path | None, overrides: list[str] | None
+) -> tuple[Program[Any], config.Config]:
+    program = registry.load(name)
+    settings = config.load(
+        program.config, defaults=program.defaults, file=file, overrides=overrides or ()
+    )
+    return program, settings
+
+
+def _new_directory(stem: str) -> Path:
+    base = Path("runs", f"{stem}-{datetime.now():%Y%m%d-%H%M%S}")
+    numbered = (base.with_name(f"{base.name}-{number}") for number in count(2))
+    return next(path for path in chain([base], numbered) if not path.exists())
+
+
+def _discard(directory: Path, *, whole: bool) -> None:
+    # Some impossible values show only when the program reads its data; then nothing has been run.
+    if [path.name for path in directory.iterdir()] == ["config.yaml"]:
+        (directory / "config.yaml").unlink()
+        if whole:
+            directory.rmdir()
+
+
+def _console() -> Console:
+    # In a log, tables would otherwise be cut to the 80 columns of an imagined terminal.
+    in_log = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_LOG_WIDTH if in_log else None)
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    """Turn users' mistakes and Ctrl-C into one line and an exit code; let other errors through."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        typer.echo("mlo: interrupted", err=True)
+        raise typer.Exit(130) from error
+    except MloError as error:
+        typer.echo(f"mlo: error: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, ConfigError | ProgramError) else 1) from error

@@ -1,0 +1,87 @@
+"""What the engine knows of a solved problem, handed to its response."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mlo.errors import ResponseError
+
+Rate = float | Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Context:
+    """The optimizer's view of one solved problem.
+
+    Attributes:
+        problem: Its name.
+        rates: Learning rate of each parameter, keyed like ``named_parameters()``; empty if the
+            problem has no optimizer.
+        decay: What the optimizer's weight decay adds to the diagonal of the Hessian, likewise.
+        optimizer: The live optimizer, or None.
+    """
+
+    problem: str
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    decay: Mapping[str, Rate] = field(default_factory=dict)
+    optimizer: Optimizer | None = None
+
+    def rate_of_each(self, rate: float | None, names: Mapping[str, Tensor]) -> Mapping[str, Rate]:
+        """Return `rate` for every name or, if it is None, the optimizer's learning rates.
+
+        Raises:
+            ResponseError: If neither is known.
+        """
+        if rate is not None:
+            return dict.fromkeys(names, rate)
+        missing = [name for name in names if name not in self.rates]
+        if missing:
+            raise ResponseError(
+                f"problem {self.problem!r}: the response needs a learning rate for "
+                f"{missing[0]!r}, got none; give the problem an optimizer that holds this "
+                "parameter, or give the response rate=..."
+            )
+        return self.rates
+
+
+def context_of(
+    problem: str, parameters: Mapping[str, Tensor], optimizer: Optimizer | None
+) -> Context:
+    """Read learning rates and weight decay out of a live optimizer.
+
+    Weight decay is part of the objective that the optimizer minimises, so of its Hessian. With
+    decoupled decay (AdamW) the fixed point is ``g + λ·P·θ = 0`` where ``P`` is the diagonal that
+    the optimizer divides by: ``√v̂ + ε``, read from its state; before its first step it is unknown
+    and nothing is added. An optimizer that maximizes takes steps of the opposite sign.
+    """
+    if optimizer is None:
+        return Context(problem=problem)
+    names = {id(p): name for name, p in parameters.items()}
+    rates: dict[str, Rate] = {}
+    decay: dict[str, Rate] = {}
+    for group in optimizer.param_groups:
+        sign = -1.0 if group.get("maximize", False) else 1.0
+        for parameter in group["params"]:
+            name = names.get(id(parameter))
+            if name is None:
+                continue
+            rates[name] = sign * group["lr"]
+            if strength := group.get("weight_decay", 0):
+                scale = _decay_scale(group, optimizer.state.get(parameter, {}))
+                decay[name] = sign * strength * scale
+    return Context(problem=problem, rates=rates, decay=decay, optimizer=optimizer)
+
+
+def _decay_scale(group: Mapping[str, Any], state: Mapping[str, Any]) -> Rate:
+    """Return what multiplies the weight decay on the Hessian's diagonal."""
+    if not group.get("decoupled_weight_decay", False):
+        return 1.0
+    if "exp_avg_sq" not in state:
+        return 0.0
+    correction: Tensor = 1 - group["betas"][1] ** state["step"]
+    second_moment: Tensor = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
+    scale: Tensor = (second_moment / correction.to(second_moment.device)).sqrt() + group["eps"]
+    return scale

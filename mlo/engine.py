@@ -1,0 +1,289 @@
+"""The loop: problems are updated from the lowest level up, each by its own optimizer."""
+
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from mlo import finite, progress, tree
+from mlo.batch import Feed
+from mlo.context import context_of
+from mlo.device import resolve, synchronous
+from mlo.errors import MloError, NonFiniteError, ProblemError
+from mlo.functional import PureLoss, checked
+from mlo.graph import Graph
+from mlo.hypergradient import Swept, sweep
+from mlo.outcome import Outcome
+from mlo.problem import Problem
+from mlo.schedule import updates_of_round
+
+
+class ResponseWarning(UserWarning):
+    """A solved problem answered its cotangent badly; training goes on."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Round:
+    """What happened in one round.
+
+    Attributes:
+        number: Counted from 1 over the life of the engine.
+        losses: Loss of each problem at its last update, 0-dim tensors on the engine's device.
+        outcomes: For each differentiated problem, how the problems below it answered.
+    """
+
+    number: int
+    losses: dict[str, Tensor]
+    outcomes: dict[str, dict[str, Outcome]]
+
+
+class Engine:
+    """Runs a `Graph`: a round is one update of the outermost problem.
+
+    Before each update of a problem, the level below it makes its ``steps`` updates. The gradient of
+    a problem is its hypergradient wherever lower problems depend on it; those are differentiated
+    at their current parameters, on the batch of their last update. An update changes the
+    parameters and buffers of its own problem and nothing else. Optimizers and schedulers are the
+    user's own objects.
+
+    Args:
+        graph: The program. Its modules are moved to the device.
+        device: A device, or ``"auto"``: the accelerator if there is one, else the CPU.
+
+    Attributes:
+        graph: The program.
+        device: Where it runs.
+        optimizers: The live optimizer of each problem.
+        schedulers: The live scheduler of each problem that has one.
+        round: Rounds run so far.
+
+    Raises:
+        ProblemError: If a problem lacks what running takes, such as an optimizer.
+
+    >>> from mlo.problem import Problem
+    >>> line = torch.nn.Linear(1, 1, bias=False)
+    >>> engine = Engine(Graph(Problem(
+    ...     name="line", module=line, loss=lambda line: (line.weight - 2).square().sum(),
+    ...     optimizer=lambda p: torch.optim.SGD(p, lr=0.25))), device="cpu")
+    >>> engine.run(rounds=60).number
+    60
+    >>> round(line.weight.item(), 6)
+    2.0
+    """
+
+    def __init__(self, graph: Graph, *, device: str | torch.device = "auto") -> None:
+        self.graph = graph
+        self.device = resolve(device)
+        self.round = 0
+        for problem in graph.problems.values():
+            _check_runnable(problem, graph)
+        for problem in graph.problems.values():
+            problem.module.to(self.device)
+        # Walking a module costs as much as a small update, so it is done once.
+        self._parameters = {n: p.parameters() for n, p in graph.problems.items()}
+        self.optimizers = {n: _optimizer(p) for n, p in graph.problems.items()}
+        self.schedulers: dict[str, LRScheduler] = {
+            n: p.scheduler(self.optimizers[n])
+            for n, p in graph.problems.items()
+            if p.scheduler is not None
+        }
+        self._feeds = {
+            n: Feed(n, p.batches, self.device)
+            for n, p in graph.problems.items()
+            if p.batches is not None
+        }
+        self._batches: dict[str, Any] = {}
+        self._losses = {n: graph.pure_loss(n) for n in graph.problems}
+        self._updates = {n: graph.pure_loss(n, moves=n) for n in graph.problems}
+        self._schedule = tuple(
+            updates_of_round(graph.levels, {n: p.steps for n, p in graph.problems.items()})
+        )
+        # On an accelerator flags are read once in a while, so that no update waits for it.
+        self._unread: list[tuple[str, int, Tensor]] = []
+        self._warned: set[tuple[str, str, int]] = set()
+
+    def run(self, rounds: int, *, show_progress: bool = True) -> Round:
+        """Run `rounds` rounds and return the last, with a live display in a terminal.
+
+        Raises:
+            NonFiniteError: If a loss or gradient is not finite; the update is not applied.
+            MloError: If `rounds` is less than 1.
+        """
+        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+            raise MloError(f"rounds must be an integer >= 1, got {rounds!r}")
+        stream = self.rounds(rounds)
+        if show_progress:
+            stream = progress.shown(stream, rounds, lambda r: (r.number, r.losses))
+        return deque(stream, maxlen=1).pop()
+
+    def rounds(self, count: int) -> Iterator[Round]:
+        """Run up to `count` rounds, one each time the iterator is advanced.
+
+        Raises:
+            NonFiniteError: If a loss or gradient is not finite; the update is not applied.
+        """
+        for _ in range(count):
+            yield self._one_round()
+        self._read_flags()
+
+    def _one_round(self) -> Round:
+        self.round += 1
+        losses: dict[str, Tensor] = {}
+        outcomes: dict[str, dict[str, Outcome]] = {}
+        for name in self._schedule:
+            swept = self._update(name)
+            losses[name] = swept.loss
+            if swept.outcomes:
+                outcomes[name] = swept.outcomes
+                if synchronous(self.device) or self.round % 100 == 1:
+                    self._warn(name, swept.outcomes)
+        if len(self._unread) > 1000:
+            self._read_flags()
+        return Round(number=self.round, losses=losses, outcomes=outcomes)
+
+    def _update(self, name: str) -> Swept:
+        if name in self._feeds:
+            self._batches[name] = self._feeds[name].draw()
+        module, eager = self.graph.problems[name].module, synchronous(self.device)
+        buffers = {key: b.clone() for key, b in module.named_buffers() if eager}
+        swept = self._gradient(name)
+        gradient = swept.gradient
+        usable = finite.is_finite(swept.loss, gradient)
+        if eager:
+            if not usable:
+                # By now running statistics have taken in the batch that is refused.
+                for key, buffer in buffers.items():
+                    module.get_buffer(key).copy_(buffer)
+                raise self._non_finite(name, swept)
+        else:
+            gradient = finite.zero_unless(usable, gradient)
+            self._unread.append((name, self.round, usable))
+        parameters = self._parameters[name]
+        for key, parameter in parameters.items():
+            parameter.grad = gradient.get(key)
+        self.optimizers[name].step()
+        for parameter in parameters.values():
+            parameter.grad = None
+        self._step_scheduler(name, swept.loss)
+        return swept
+
+    def _gradient(self, name: str) -> Swept:
+        if self.graph.sweeps[name].order:
+            contexts = {
+                n: context_of(n, self._parameters[n], self.optimizers[n])
+                for n in self.graph.sweeps[name].order
+            }
+            losses: dict[str, PureLoss] = {**self._losses, name: self._updates[name]}
+            values = {n: tree.constants(p) for n, p in self._parameters.items()}
+            return sweep(self.graph, name, values, self._batches, contexts, losses)
+        return self._direct_gradient(name)
+
+    def _direct_gradient(self, name: str) -> Swept:
+        """Return the gradient of a loss below which nothing responds: plain training."""
+        problem = self.graph.problems[name]
+        parameters = self._parameters[name]
+        reads = self.graph.reads(name)
+        batch = self._batches.get(name)
+        if reads == (name,):
+            taken = {"batch": batch} if self.graph.arguments[name].batch else {}
+            loss = checked(problem.loss(**{name: problem.module}, **taken), name)
+        else:
+            held = {n: tree.constants(self._parameters[n]) for n in reads if n != name}
+            loss = self._updates[name]({**held, name: dict(parameters)}, batch)
+        if not loss.requires_grad:
+            raise ProblemError(
+                f"problem {name!r}: its loss does not depend on any of its parameters; was it "
+                "computed under torch.no_grad(), or from .item() or .detach()?"
+            )
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        gradient = {k: g for k, g in zip(parameters, found, strict=True) if g is not None}
+        return Swept(loss.detach(), gradient, {})
+
+    def _step_scheduler(self, name: str, loss: Tensor) -> None:
+        scheduler = self.schedulers.get(name)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(float(loss))
+        elif scheduler is not None:
+            scheduler.step()
+
+    def _non_finite(self, name: str, swept: Swept) -> NonFiniteError:
+        through = "".join(
+            f" Through {n!r}: {o.message}." for n, o in swept.outcomes.items() if o.failed
+        )
+        what = "gradient is not finite" if torch.isfinite(swept.loss) else f"loss is {swept.loss:g}"
+        return NonFiniteError(
+            f"problem {name!r}, round {self.round}: {what}, expected a finite number; the update "
+            f"was not applied.{through} Lower its learning rate or look at its batch",
+            problem=name,
+            round=self.round,
+        )
+
+    def _read_flags(self) -> None:
+        unread, self._unread = self._unread, []
+        if not unread or torch.stack([usable for _, _, usable in unread]).all():
+            return
+        name, number, _ = next(entry for entry in unread if not entry[2])
+        raise NonFiniteError(
+            f"problem {name!r}, round {number}: its loss or gradient is not finite; the update was "
+            "replaced by a zero gradient. Lower its learning rate or look at its batch",
+            problem=name,
+            round=number,
+        )
+
+    def _warn(self, name: str, outcomes: dict[str, Outcome]) -> None:
+        for lower, outcome in outcomes.items():
+            key = (name, lower, int(outcome.status))
+            if outcome.failed and key not in self._warned:
+                self._warned.add(key)
+                warnings.warn(
+                    f"round {self.round}, gradient of {name!r} through {lower!r}: "
+                    f"{outcome.message}",
+                    ResponseWarning,
+                    stacklevel=2,
+                )
+
+
+def _check_runnable(problem: Problem, graph: Graph) -> None:
+    takes_batch = graph.arguments[problem.name].batch
+    if problem.optimizer is None:
+        raise ProblemError(
+            f"problem {problem.name!r}: running takes an optimizer, got None; give "
+            "optimizer=lambda p: torch.optim.SGD(p, lr=0.1) or the like"
+        )
+    if takes_batch and problem.batches is None:
+        raise ProblemError(f"problem {problem.name!r}: its loss takes a batch, but batches is None")
+    if not takes_batch and problem.batches is not None:
+        raise ProblemError(
+            f"problem {problem.name!r}: batches are given, but its loss takes no 'batch'"
+        )
+    outermost = graph.levels[problem.name] == max(graph.levels.values())
+    if outermost and problem.steps != 1:
+        raise ProblemError(
+            f"problem {problem.name!r}: it is outermost, and a round is one update of it, so steps "
+            f"must be 1, got {problem.steps}"
+        )
+
+
+def _optimizer(problem: Problem) -> Optimizer:
+    parameters = problem.parameters()
+    made = problem.optimizer
+    if made is not None and not isinstance(made, Optimizer):
+        made = made(list(parameters.values()))
+    if not isinstance(made, Optimizer) or isinstance(made, LBFGS):
+        raise ProblemError(
+            f"problem {problem.name!r}: optimizer must give a torch.optim.Optimizer whose step "
+            f"takes no closure, got {type(made).__name__}"
+        )
+    own = {id(p) for p in problem.module.parameters()}
+    if any(id(p) not in own for group in made.param_groups for p in group["params"]):
+        raise ProblemError(
+            f"problem {problem.name!r}: its optimizer holds a parameter that its module does not "
+            "have; each problem trains its own parameters"
+        )
+    return made

@@ -1,0 +1,208 @@
+"""A multilevel program: problems, what they read, and in which order they respond."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from mlo.errors import GraphError, nearest
+from mlo.explain import View, explanation, mermaid
+from mlo.functional import PureLoss
+from mlo.order import Sweep, sweep_of
+from mlo.problem import Problem
+from mlo.reads import Arguments, arguments_of
+from mlo.response.implicit import finite_difference
+from mlo.response.protocol import Response
+
+
+class Graph:
+    """Problems that read each other, lowest level first.
+
+    Every mistake that can be seen without running is raised here.
+
+    Args:
+        *problems: Lowest level first; each is a level of its own unless `levels` says otherwise.
+        levels: Level of every problem by name, 0 the lowest. Problems of one level do not respond
+            to each other.
+
+    Attributes:
+        problems: By name, in the order given.
+        levels: Level of each problem, numbered from 0 without gaps.
+        arguments: What each loss is called with.
+        sweeps: How each problem is differentiated.
+
+    Raises:
+        GraphError: If the problems do not fit together.
+
+    >>> from torch import nn
+    >>> graph = Graph(
+    ...     Problem(name="model", module=nn.Linear(1, 1),
+    ...             loss=lambda model, penalty: penalty.weight.exp().sum() * model.weight.sum()),
+    ...     Problem(name="penalty", module=nn.Linear(1, 1),
+    ...             loss=lambda model: model.weight.square().sum()),
+    ... )
+    >>> graph.sweeps["penalty"].order
+    ('model',)
+    """
+
+    def __init__(self, *problems: Problem, levels: Mapping[str, int] | None = None) -> None:
+        _check_problems(problems)
+        self.problems: Mapping[str, Problem] = MappingProxyType({p.name: p for p in problems})
+        self.levels = MappingProxyType(_levels_of(tuple(self.problems), levels))
+        self.arguments: Mapping[str, Arguments] = MappingProxyType(
+            {p.name: arguments_of(p, self.problems) for p in problems}
+        )
+        reads = {name: taken.problems for name, taken in self.arguments.items()}
+        constants = [n for n in self.problems if not self.response(n).differentiates]
+        self.sweeps: Mapping[str, Sweep] = MappingProxyType(
+            {name: sweep_of(name, reads, self.levels, constants) for name in self.problems}
+        )
+        for problem in problems:
+            _check_moves(problem, self)
+            _check_responds(problem, self)
+
+    def problem(self, name: str) -> Problem:
+        """Return the problem called `name`.
+
+        Raises:
+            GraphError: If there is none.
+        """
+        if name not in self.problems:
+            raise GraphError(
+                f"no problem is called {name!r}, expected one of {tuple(self.problems)}"
+                f"{nearest(name, self.problems)}"
+            )
+        return self.problems[name]
+
+    def response(self, name: str) -> Response:
+        """Return how the problem called `name` is differentiated."""
+        return self.problem(name).response or finite_difference()
+
+    def reads(self, name: str) -> tuple[str, ...]:
+        """Return the problems that the loss of `name` reads, in the order of its signature."""
+        return self.arguments[self.problem(name).name].problems
+
+    def pure_loss(self, name: str, *, moves: str | None = None) -> PureLoss:
+        """Return the loss of `name` as a pure function of the parameters of what it reads.
+
+        Args:
+            name: The problem.
+            moves: The problem whose buffers its evaluation may change, if any.
+        """
+        problem = self.problem(name)
+        return PureLoss(
+            name,
+            problem.loss,
+            {n: self.problems[n].module for n in self.reads(name)},
+            takes_batch=self.arguments[name].batch,
+            moves=moves,
+        )
+
+    def explain(self) -> str:
+        """Return levels, edges, sweeps and gradient evaluations per round as text."""
+        return explanation(self._views())
+
+    def draw(self) -> str:
+        """Return the graph as Mermaid text: an arrow leads from what is read to who reads it."""
+        return mermaid(self._views())
+
+    def _views(self) -> list[View]:
+        return [
+            View(
+                name=name,
+                level=self.levels[name],
+                steps=problem.steps,
+                reads=self.reads(name),
+                takes_batch=self.arguments[name].batch,
+                sweep=self.sweeps[name],
+                response=self.response(name).label,
+                evaluations=self.response(name).evaluations,
+                num_parameters=sum(p.numel() for p in problem.parameters().values()),
+            )
+            for name, problem in self.problems.items()
+        ]
+
+
+def _check_problems(problems: tuple[Problem, ...]) -> None:
+    if not problems:
+        raise GraphError("a graph needs at least one problem, got none")
+    owners: dict[int, str] = {}
+    names: set[str] = set()
+    for problem in problems:
+        if not isinstance(problem, Problem):
+            raise GraphError(f"a graph takes Problem objects, got {type(problem).__name__}")
+        if problem.name in names:
+            raise GraphError(f"two problems are called {problem.name!r}; names must be unique")
+        names.add(problem.name)
+        for name, parameter in problem.parameters().items():
+            owner = owners.setdefault(id(parameter), problem.name)
+            if owner != problem.name:
+                raise GraphError(
+                    f"problems {owner!r} and {problem.name!r} both train the same tensor "
+                    f"({problem.name}.{name}); each parameter belongs to one problem"
+                )
+
+
+def _levels_of(names: tuple[str, ...], levels: Mapping[str, int] | None) -> dict[str, int]:
+    if levels is None:
+        return {name: position for position, name in enumerate(names)}
+    for name in levels:
+        if name not in names:
+            raise GraphError(
+                f"levels names {name!r}, expected one of the problems {names}{nearest(name, names)}"
+            )
+    missing = [name for name in names if name not in levels]
+    if missing:
+        raise GraphError(f"levels does not say the level of {missing[0]!r}; got {dict(levels)}")
+    for name, level in levels.items():
+        if isinstance(level, bool) or not isinstance(level, int):
+            raise GraphError(f"levels: level of {name!r} must be an integer, got {level!r}")
+    ranks = {level: rank for rank, level in enumerate(sorted(set(levels.values())))}
+    return {name: ranks[levels[name]] for name in names}
+
+
+def _lower_reads(name: str, graph: Graph) -> list[str]:
+    return [n for n in graph.reads(name) if graph.levels[n] < graph.levels[name]]
+
+
+def _check_moves(problem: Problem, graph: Graph) -> None:
+    """Refuse a problem whose gradient is zero, or lacks the indirect part that was meant."""
+    name = problem.name
+    lower = _lower_reads(name, graph)
+    read_by_none = not any(name in graph.reads(n) for n in graph.problems if n != name)
+    differentiable = [n for n in lower if graph.response(n).differentiates]
+    if graph.sweeps[name].order:
+        return
+    if name not in graph.reads(name):
+        raise GraphError(
+            f"problem {name!r} would never move: its loss does not read {name!r}, and no lower "
+            f"problem that it reads depends on it. {_who_reads_what(graph)} "
+            f"Did a lower loss mean to take {name!r}?"
+        )
+    if read_by_none and differentiable:
+        raise GraphError(
+            f"problem {name!r}: its loss reads the lower problem {differentiable[0]!r}, but no "
+            f"loss reads {name!r}, so nothing would be differentiated through "
+            f"{differentiable[0]!r}. {_who_reads_what(graph)} If it is meant as a constant, give "
+            f"{differentiable[0]!r} response=mlo.constant()"
+        )
+
+
+def _check_responds(problem: Problem, graph: Graph) -> None:
+    """Refuse a declared response that nothing uses."""
+    response = problem.response
+    if response is None or not response.differentiates:
+        return
+    if not any(problem.name in sweep.order for sweep in graph.sweeps.values()):
+        raise GraphError(
+            f"problem {problem.name!r} declares response={response.label}, but nothing "
+            f"differentiates through it: that takes a problem of a higher level that reads "
+            f"{problem.name!r} (or something that depends on it) and that {problem.name!r} reads. "
+            f"{_who_reads_what(graph)}"
+        )
+
+
+def _who_reads_what(graph: Graph) -> str:
+    return _sentence((name, graph.reads(name)) for name in graph.problems)
+
+
+def _sentence(reads: Iterable[tuple[str, tuple[str, ...]]]) -> str:
+    return "; ".join(f"{name} reads {', '.join(r) or 'nothing'}" for name, r in reads) + "."

@@ -1,0 +1,69 @@
+"""A live display of rounds in a terminal; nothing where there is none."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+
+R = TypeVar("R")
+_REFRESH_SECONDS = 0.2
+
+
+def bar(console: Console) -> Progress:
+    """Return the progress display that every part of `mlo` uses."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def shown(
+    stream: Iterator[R],
+    total: int,
+    view: Callable[[R], tuple[int, Mapping[str, Tensor]]],
+    *,
+    console: Console | None = None,
+) -> Iterator[R]:
+    """Yield what `stream` yields while a bar shows the rounds done and the latest losses.
+
+    Args:
+        stream: The rounds.
+        total: How many there will be.
+        view: Takes the number of a round and its losses out of it.
+        console: Where to draw; by default standard error, so that output stays clean.
+    """
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield from stream
+        return
+    with bar(console) as display:
+        task = display.add_task("rounds", total=total, status="")
+        refreshed = 0.0
+        for item in stream:
+            display.advance(task)
+            # Reading a loss waits for the device, so it is done only as often as anyone can see.
+            if time.monotonic() - refreshed > _REFRESH_SECONDS:
+                refreshed = time.monotonic()
+                _, losses = view(item)
+                status = "  ".join(f"{name} {float(loss):.4g}" for name, loss in losses.items())
+                display.update(task, status=status)
+            yield item

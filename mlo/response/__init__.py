@@ -1,0 +1,1 @@
+"""How a solved problem answers a cotangent."""

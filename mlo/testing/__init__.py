@@ -1,0 +1,1 @@
+"""What tests of multilevel programs need: programs whose hypergradient is known."""

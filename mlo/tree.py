@@ -1,0 +1,161 @@
+"""Vector algebra on named tensors.
+
+A `Params` is one vector: the concatenation of its tensors. All functions are pure; dense tensors
+go through the fused ``torch._foreach_*`` kernels, one call for the whole vector. Sparse tensors
+(the gradient of an embedding) are allowed where a gradient may appear.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Named tensors that form one vector; keys as in ``module.named_parameters()``."""
+
+
+def _dense_values(tree: Mapping[str, Tensor]) -> list[Tensor]:
+    """The stored values of every tensor; the implicit zeros of a sparse one change no norm."""
+    return [t.coalesce().values() if t.is_sparse else t for t in tree.values()]
+
+
+def _any_sparse(tensors: Iterable[Tensor]) -> bool:
+    return any(t.is_sparse for t in tensors)
+
+
+def _rebuild(tree: Mapping[str, Tensor], values: Sequence[Tensor]) -> Params:
+    return dict(zip(tree, values, strict=True))
+
+
+def norm(tree: Mapping[str, Tensor]) -> Tensor:
+    """Return the Euclidean norm of the whole vector, a 0-dim tensor.
+
+    >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])})
+    tensor(5.)
+    """
+    if not tree:
+        return torch.zeros(())
+    norms: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_dense_values(tree))))
+    return norms
+
+
+def largest(tree: Mapping[str, Tensor]) -> Tensor:
+    """Return the largest absolute entry, a 0-dim tensor; NaN if any entry is NaN.
+
+    >>> largest({"a": torch.tensor([3.0, -7.0])})
+    tensor(7.)
+    """
+    filled = [t for t in _dense_values(tree) if t.numel()]
+    if not filled:
+        return torch.zeros(())
+    return torch.stack(torch._foreach_norm(filled, ord=float("inf"))).amax()
+
+
+def dot(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
+    """Return the inner product of two vectors of dense tensors, a 0-dim tensor.
+
+    >>> dot({"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 4.0])})
+    tensor(11.)
+    """
+    products = [torch.sum(left[name] * right[name]) for name in left]
+    return torch.stack(products).sum() if products else torch.zeros(())
+
+
+def scaled(tree: Mapping[str, Tensor], factor: float | Tensor) -> Params:
+    """Return ``factor * tree``.
+
+    >>> scaled({"a": torch.tensor([1.0, 2.0])}, 3.0)
+    {'a': tensor([3., 6.])}
+    """
+    values = list(tree.values())
+    if not values:
+        return {}
+    if _any_sparse(values):
+        return {name: t * factor for name, t in tree.items()}
+    return _rebuild(tree, torch._foreach_mul(values, factor))
+
+
+def weighted(tree: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> Params:
+    """Return the entrywise product, one weight (number or tensor) for each named tensor.
+
+    >>> weighted({"a": torch.tensor([1.0, 2.0])}, {"a": 0.5})
+    {'a': tensor([0.5000, 1.0000])}
+    """
+    return {name: t * weights[name] for name, t in tree.items()}
+
+
+def plus(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Params:
+    """Return ``left + right``.
+
+    >>> plus({"a": torch.tensor([1.0])}, {"a": torch.tensor([2.0])})
+    {'a': tensor([3.])}
+    """
+    first, second = list(left.values()), [right[name] for name in left]
+    if not first:
+        return {}
+    if _any_sparse(first) or _any_sparse(second):
+        # Dense + sparse is defined in this order only.
+        pairs = ((a, b) if b.is_sparse else (b, a) for a, b in zip(first, second, strict=True))
+        return _rebuild(left, [a + b for a, b in pairs])
+    return _rebuild(left, torch._foreach_add(first, second))
+
+
+def minus(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Params:
+    """Return ``left - right``.
+
+    >>> minus({"a": torch.tensor([1.0])}, {"a": torch.tensor([2.0])})
+    {'a': tensor([-1.])}
+    """
+    first, second = list(left.values()), [right[name] for name in left]
+    if not first:
+        return {}
+    if _any_sparse(first) or _any_sparse(second):
+        return _rebuild(left, [a - b for a, b in zip(first, second, strict=True)])
+    return _rebuild(left, torch._foreach_sub(first, second))
+
+
+def merged(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Params:
+    """Return ``left + right`` where a name that one side lacks counts as zero there.
+
+    >>> merged({"a": torch.tensor([1.0])}, {"a": torch.tensor([2.0]), "b": torch.tensor([5.0])})
+    {'a': tensor([3.]), 'b': tensor([5.])}
+    """
+    shared = [name for name in left if name in right]
+    total = plus({n: left[n] for n in shared}, {n: right[n] for n in shared})
+    return {**left, **right, **total}
+
+
+def zeros_like(tree: Mapping[str, Tensor]) -> Params:
+    """Return a vector of zeros with the shapes of `tree`.
+
+    >>> zeros_like({"a": torch.ones(2)})
+    {'a': tensor([0., 0.])}
+    """
+    return {name: torch.zeros_like(t) for name, t in tree.items()}
+
+
+def dense(tree: Mapping[str, Tensor]) -> Params:
+    """Return the same vector with every sparse tensor made dense.
+
+    >>> dense({"a": torch.eye(2).to_sparse()})["a"].layout
+    torch.strided
+    """
+    return {name: t.to_dense() if t.is_sparse else t for name, t in tree.items()}
+
+
+def constants(tree: Mapping[str, Tensor]) -> Params:
+    """Return views that share memory with `tree` and that autograd does not follow.
+
+    >>> constants({"a": torch.ones(1, requires_grad=True)})["a"].requires_grad
+    False
+    """
+    return {name: t.detach() for name, t in tree.items()}
+
+
+def leaves(tree: Mapping[str, Tensor]) -> Params:
+    """Return views that share memory with `tree` and that autograd takes as new variables.
+
+    >>> leaves({"a": torch.ones(1)})["a"].requires_grad
+    True
+    """
+    return {name: t.detach().requires_grad_() for name, t in tree.items()}

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from mlo import inverse
 from mlo.context import Context
-from mlo.engine import Engine, Round
+from mlo.engine import Engine, ResponseWarning, Round
 from mlo.errors import (
     BatchError,
     ConfigError,
@@ -49,6 +49,7 @@ __all__ = [
     "ProgramError",
     "Response",
     "ResponseError",
+    "ResponseWarning",
     "Round",
     "Status",
     "cg",

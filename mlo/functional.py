@@ -38,6 +38,9 @@ class PureLoss:
         self._problem = problem
         self._takes_batch = takes_batch
         self._call = _Call(loss, modules)
+        # Looking for tied weights at every call costs more than the swap itself.
+        distinct = len(list(self._call.parameters()))
+        self._is_tied = len(list(self._call.named_parameters(remove_duplicate=False))) > distinct
         moving = f"{self._call.prefix[moves]}." if moves in self._call.prefix else None
         self._held = [
             name
@@ -60,7 +63,9 @@ class PureLoss:
         for name in self._held:
             swapped[name] = self._call.get_buffer(name).clone()
         batches = {"batch": batch} if self._takes_batch else {}
-        loss = torch.func.functional_call(self._call, swapped, kwargs=batches)
+        loss = torch.func.functional_call(
+            self._call, swapped, kwargs=batches, tie_weights=self._is_tied
+        )
         return checked(loss, self._problem)
 
 

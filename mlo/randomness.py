@@ -45,7 +45,8 @@ def replayed(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
 
     The first call draws from the generators as they are and advances them; later calls draw the
     same numbers again and leave the generators where they were. So a dropout mask is shared by
-    both sides of a finite difference, and the generators move as if the loss ran once.
+    both sides of a finite difference, and the generators move as if the loss ran once. A generator
+    of the user's own that a loss passes explicitly is not known here and draws anew each time.
 
     >>> draw = replayed(lambda: torch.rand(()), torch.device("cpu"))
     >>> bool(draw() == draw())

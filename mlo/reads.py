@@ -1,5 +1,6 @@
 """Which problems a loss reads, taken from its signature."""
 
+import functools
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -62,7 +63,9 @@ def arguments_of(problem: Problem, names: Iterable[str]) -> Arguments:
                 f"problem {problem.name!r}: its loss reads {parameter.name!r}, expected 'batch' or "
                 f"one of the problems {known}{nearest(parameter.name, (*known, BATCH))}"
             )
-    taken = [p.name for p in named]
+    # What functools.partial has bound is given already: such an argument is no read.
+    bound = problem.loss.keywords if isinstance(problem.loss, functools.partial) else {}
+    taken = [p.name for p in named if p.name not in bound]
     return Arguments(problems=tuple(n for n in taken if n in known), batch=BATCH in taken)
 
 

@@ -96,8 +96,8 @@ def test_reads_with_keywords_takes_a_batch_where_there_are_batches():
 
 def test_reads_with_a_partial():
     bound = functools.partial(three, weights=nn.Linear(1, 1))
-    # Without reads= the argument that was filled still counts: it has the name of a problem.
-    assert taken(bound) == (("model", "weights"), True)
+    # The module that was bound is used, though a problem has its name.
+    assert taken(bound) == (("model",), True)
     assert taken(bound, reads=("model",)) == (("model",), True)
 
 

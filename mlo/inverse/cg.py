@@ -5,7 +5,7 @@ import torch
 from mlo import tree
 from mlo.context import Context
 from mlo.device import synchronous
-from mlo.errors import ResponseError
+from mlo.inverse import arguments
 from mlo.inverse.protocol import HessianProduct, InverseProduct
 from mlo.inverse.tolerance import default_tolerance, relative
 from mlo.outcome import Outcome, Status, escalated
@@ -38,12 +38,9 @@ def cg(*, steps: int = 10, damping: float = 0.0, tolerance: float | None = None)
     >>> w, outcome.converged
     ({'x': tensor([0.2500, 0.2500, 0.2500])}, True)
     """
-    if steps < 1:
-        raise ResponseError(f"cg: steps must be >= 1, got {steps!r}")
-    if not 0 <= damping < float("inf"):
-        raise ResponseError(f"cg: damping must be >= 0, got {damping!r}")
-    if tolerance is not None and not 0 <= tolerance < float("inf"):
-        raise ResponseError(f"cg: tolerance must be >= 0, got {tolerance!r}")
+    arguments.count("cg", "steps", steps)
+    arguments.non_negative("cg", "damping", damping)
+    arguments.non_negative("cg", "tolerance", tolerance)
     label = f"cg(steps={steps})" if damping == 0 else f"cg(steps={steps}, damping={damping:g})"
 
     def solve(hvp: HessianProduct, vector: Params, context: Context) -> tuple[Params, Outcome]:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mlo.context import Context
 from mlo.errors import ResponseError
+from mlo.inverse import arguments
 from mlo.inverse.protocol import HessianProduct, InverseProduct
 from mlo.inverse.tolerance import default_tolerance, relative
 from mlo.outcome import Outcome, Status, escalated
@@ -29,8 +30,8 @@ def exact(*, damping: float = 0.0, max_parameters: int = 5000) -> InverseProduct
     >>> w
     {'x': tensor([0.2500, 0.2500])}
     """
-    if not 0 <= damping < float("inf"):
-        raise ResponseError(f"exact: damping must be >= 0, got {damping!r}")
+    arguments.non_negative("exact", "damping", damping)
+    arguments.count("exact", "max_parameters", max_parameters)
     label = "exact()" if damping == 0 else f"exact(damping={damping:g})"
 
     def solve(hvp: HessianProduct, vector: Params, context: Context) -> tuple[Params, Outcome]:

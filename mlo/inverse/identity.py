@@ -2,7 +2,7 @@
 
 from mlo import tree
 from mlo.context import Context
-from mlo.errors import ResponseError
+from mlo.inverse import arguments
 from mlo.inverse.protocol import HessianProduct, InverseProduct
 from mlo.outcome import Outcome, Status
 from mlo.tree import Params
@@ -25,8 +25,7 @@ def identity(*, rate: float | None = None) -> InverseProduct:
     >>> w
     {'x': tensor([0.1000, 0.1000])}
     """
-    if rate is not None and not 0 < rate < float("inf"):
-        raise ResponseError(f"identity: rate must be > 0, got {rate!r}")
+    arguments.positive("identity", "rate", rate)
     label = "identity()" if rate is None else f"identity(rate={rate:g})"
 
     def solve(hvp: HessianProduct, vector: Params, context: Context) -> tuple[Params, Outcome]:

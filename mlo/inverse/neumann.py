@@ -4,7 +4,7 @@ import torch
 
 from mlo import tree
 from mlo.context import Context
-from mlo.errors import ResponseError
+from mlo.inverse import arguments
 from mlo.inverse.protocol import HessianProduct, InverseProduct
 from mlo.inverse.tolerance import default_tolerance, relative
 from mlo.outcome import Outcome, Status, escalated
@@ -36,12 +36,9 @@ def neumann(
     >>> w, outcome.converged
     ({'x': tensor([1.])}, True)
     """
-    if terms < 1:
-        raise ResponseError(f"neumann: terms must be >= 1, got {terms!r}")
-    if rate is not None and not 0 < rate < float("inf"):
-        raise ResponseError(f"neumann: rate must be > 0, got {rate!r}")
-    if tolerance is not None and not 0 <= tolerance < float("inf"):
-        raise ResponseError(f"neumann: tolerance must be >= 0, got {tolerance!r}")
+    arguments.count("neumann", "terms", terms)
+    arguments.positive("neumann", "rate", rate)
+    arguments.non_negative("neumann", "tolerance", tolerance)
     label = f"neumann(terms={terms})" if rate is None else f"neumann(terms={terms}, rate={rate:g})"
 
     def solve(hvp: HessianProduct, vector: Params, context: Context) -> tuple[Params, Outcome]:

@@ -146,7 +146,7 @@ def test_both_loops_give_bitwise_the_same(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "cg: steps must be >= 1, got 0"),
+        ({"steps": 0}, "cg: steps must be an integer >= 1, got 0"),
         ({"damping": -1.0}, "cg: damping must be >= 0, got -1.0"),
         ({"damping": float("nan")}, "cg: damping must be >= 0, got nan"),
         ({"tolerance": -0.1}, "cg: tolerance must be >= 0, got -0.1"),

@@ -107,7 +107,7 @@ def test_a_missing_rate_is_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"terms": 0}, "neumann: terms must be >= 1, got 0"),
+        ({"terms": 0}, "neumann: terms must be an integer >= 1, got 0"),
         ({"rate": 0.0}, "neumann: rate must be > 0, got 0.0"),
         ({"rate": float("inf")}, "neumann: rate must be > 0, got inf"),
         ({"tolerance": -1.0}, "neumann: tolerance must be >= 0, got -1.0"),

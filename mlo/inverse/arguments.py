@@ -1,0 +1,42 @@
+"""What solvers accept: one line names the argument, what came and what was expected."""
+
+from mlo.errors import ResponseError
+
+
+def count(solver: str, name: str, value: int) -> None:
+    """Refuse `value` unless it is an integer >= 1.
+
+    Raises:
+        ResponseError: If it is not.
+
+    >>> count("cg", "steps", 0)
+    Traceback (most recent call last):
+        ...
+    mlo.errors.ResponseError: cg: steps must be an integer >= 1, got 0
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ResponseError(f"{solver}: {name} must be an integer >= 1, got {value!r}")
+
+
+def positive(solver: str, name: str, value: float | None) -> None:
+    """Refuse `value` unless it is None or a finite number > 0.
+
+    Raises:
+        ResponseError: If it is not.
+
+    >>> positive("identity", "rate", None)
+    """
+    if value is not None and not 0 < value < float("inf"):
+        raise ResponseError(f"{solver}: {name} must be > 0, got {value!r}")
+
+
+def non_negative(solver: str, name: str, value: float | None) -> None:
+    """Refuse `value` unless it is None or a finite number >= 0.
+
+    Raises:
+        ResponseError: If it is not.
+
+    >>> non_negative("cg", "damping", 0.0)
+    """
+    if value is not None and not 0 <= value < float("inf"):
+        raise ResponseError(f"{solver}: {name} must be >= 0, got {value!r}")

@@ -1,0 +1,1 @@
+"""Methods that grouping is compared with: pure functions from training examples to a predictor."""

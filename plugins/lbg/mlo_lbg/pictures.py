@@ -1,0 +1,86 @@
+"""The three pictures of a comparison."""
+
+from collections.abc import Callable, Sequence
+
+from mlo.record import Record
+from mlo_lbg import plots
+from mlo_lbg.comparison import Run
+from mlo_lbg.data.digits import ORIENTATIONS
+from mlo_lbg.methods import METHODS
+from mlo_lbg.plots import Panel, Series
+from mlo_lbg.search import Diagnosis
+
+Quantity = Callable[[Diagnosis], float]
+
+_DIAGNOSTICS: Sequence[tuple[str, str, Quantity, tuple[float, float] | None]] = (
+    ("validation loss", "nats", lambda d: d.validation_loss, None),
+    ("NMI of group and orientation", "share", lambda d: d.nmi_attribute, (-0.02, 1.02)),
+    ("agreement of the GAM with C", "share", lambda d: d.agreement, (-0.02, 1.02)),
+    ("confidence E of the GAM", "mean probability", lambda d: d.confidence, (-0.02, 1.02)),
+    ("rows of C that changed group", "share per epoch", lambda d: d.flip_rate, None),
+    ("entropy of the rows of C", "nats", lambda d: d.row_entropy, None),
+)
+
+
+def draw(runs: Sequence[Run], record: Record) -> None:
+    """Write `curves.png`, `load.png` and `groups.png`, as far as there is something to draw.
+
+    Args:
+        runs: All runs of a comparison.
+        record: Whose directory takes the pictures.
+    """
+    searched = _by_method([run for run in runs if run.history])
+    if searched:
+        panels = [
+            Panel(
+                title=title,
+                unit=unit,
+                limits=limits,
+                series={
+                    METHODS[method].title: _series(own, quantity)
+                    for method, own in searched.items()
+                },
+            )
+            for title, unit, quantity, limits in _DIAGNOSTICS
+        ]
+        figure = plots.curves(panels, title="Search for groups, one faint line per seed")
+        plots.save(figure, record.path("curves.png"))
+        loads = {
+            f"{METHODS[run.method].title}, seed {run.seed}": (
+                [d.round for d in run.history],
+                [d.load for d in run.history],
+            )
+            for run in runs
+            if run.history and run.seed == 0
+        }
+        figure = plots.load_over_time(loads, title="Share of the training half in each group")
+        plots.save(figure, record.path("load.png"))
+    grouped = {
+        METHODS[run.method].title: run.evaluation.groups.by_attribute
+        for run in runs
+        if run.evaluation.groups is not None and run.seed == 0
+    }
+    if grouped:
+        figure = plots.group_by_attribute(
+            grouped,
+            attribute="orientation",
+            values=ORIENTATIONS,
+            title="Test examples by group and orientation, seed 0",
+        )
+        plots.save(figure, record.path("groups.png"))
+
+
+def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.method, []).append(run)
+    return found
+
+
+def _series(runs: Sequence[Run], quantity: Quantity) -> Series:
+    # With early stopping seeds end at different epochs; the mean is drawn as far as all go.
+    points = min(len(run.history) for run in runs)
+    return Series(
+        rounds=[d.round for d in runs[0].history[:points]],
+        values=[[quantity(d) for d in run.history[:points]] for run in runs],
+    )

@@ -1,0 +1,203 @@
+"""What a trained method is: classes, groups and a size."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mlo.errors import MloError
+from mlo_lbg.dispatch import dispatch
+from mlo_lbg.models import num_parameters
+
+_ROWS_AT_ONCE = 4096
+"""Bounds the memory that predicting on a large set takes."""
+
+
+class PredictorError(MloError):
+    """A predictor is asked about examples that it was not made for."""
+
+
+class Predictor(Protocol):
+    """A trained method; it sees inputs only."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of scalars that prediction needs."""
+        ...
+
+    def predict(self, inputs: Tensor, /) -> Tensor:
+        """`(examples, ...)` inputs to `(examples,)` int64 classes."""
+        ...
+
+    def groups(self, inputs: Tensor, /) -> Tensor | None:
+        """`(examples, ...)` inputs to `(examples,)` int64 groups; None if it forms no groups."""
+        ...
+
+
+@torch.no_grad()
+def _by_part(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    return torch.cat([function(part) for part in torch.split(inputs, _ROWS_AT_ONCE)])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OneNetwork:
+    """`argmax_c z_c(x)` of one network.
+
+    Attributes:
+        network: Inputs to `(batch, classes)` logits, in evaluation mode.
+    """
+
+    network: nn.Module
+
+    @property
+    def num_parameters(self) -> int:
+        """Size of the network."""
+        return num_parameters(self.network)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """The class with the largest logit."""
+        return _by_part(lambda part: self.network(part).argmax(-1), inputs)
+
+    def groups(self, _inputs: Tensor) -> None:
+        """One network forms no groups."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ensemble:
+    """`argmax_c Σ_k p_k(c | x)`: every member has one vote, weighted by its probabilities.
+
+    Attributes:
+        members: Each maps inputs to `(batch, classes)` logits, in evaluation mode.
+    """
+
+    members: Sequence[nn.Module]
+
+    @property
+    def num_parameters(self) -> int:
+        """Size of all members."""
+        return sum(num_parameters(member) for member in self.members)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """The class with the largest mean probability."""
+
+        def classes(part: Tensor) -> Tensor:
+            votes = torch.stack([member(part).softmax(-1) for member in self.members])
+            return votes.sum(0).argmax(-1)
+
+        return _by_part(classes, inputs)
+
+    def groups(self, _inputs: Tensor) -> None:
+        """All members see all inputs: no groups."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SoftMixture:
+    """`argmax_c Σ_k f_k(x) p_k(c | x)`: all experts answer, weighted by the gate.
+
+    Attributes:
+        gate: Inputs to `(batch, K)` logits, in evaluation mode.
+        experts: K modules, inputs to `(batch, classes)` logits, in evaluation mode.
+    """
+
+    gate: nn.Module
+    experts: Sequence[nn.Module]
+
+    @property
+    def num_parameters(self) -> int:
+        """Size of gate and experts."""
+        return num_parameters(self.gate) + sum(num_parameters(one) for one in self.experts)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """The class with the largest mixture probability."""
+
+        def classes(part: Tensor) -> Tensor:
+            weights = self.gate(part).softmax(-1).T.unsqueeze(-1)
+            votes = torch.stack([expert(part).softmax(-1) for expert in self.experts])
+            mixture: Tensor = (weights * votes).sum(0)
+            return mixture.argmax(-1)
+
+        return _by_part(classes, inputs)
+
+    def groups(self, inputs: Tensor) -> Tensor:
+        """The expert with the largest gate probability."""
+        return _by_part(lambda part: self.gate(part).argmax(-1), inputs)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TopOne:
+    """`argmax_c z_ĵ(x)_c` with `ĵ = argmax_k` of the gate: one expert answers.
+
+    Attributes:
+        gate: Inputs to `(batch, K)` scores of any scale, in evaluation mode.
+        experts: K modules, inputs to `(batch, classes)` logits, in evaluation mode.
+    """
+
+    gate: nn.Module
+    experts: Sequence[nn.Module]
+
+    @property
+    def num_parameters(self) -> int:
+        """Size of gate and experts."""
+        return num_parameters(self.gate) + sum(num_parameters(one) for one in self.experts)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """The class with the largest logit of the chosen expert."""
+
+        def classes(part: Tensor) -> Tensor:
+            return dispatch(self.experts, self.gate(part).argmax(-1), part).argmax(-1)
+
+        return _by_part(classes, inputs)
+
+    def groups(self, inputs: Tensor) -> Tensor:
+        """The expert that answers."""
+        return _by_part(lambda part: self.gate(part).argmax(-1), inputs)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ByAttribute:
+    """`argmax_c z_a(x)_c` with a the true attribute: a ceiling, not a competitor.
+
+    Not a `Predictor`: it must be told the attribute of each example, which no other method sees.
+
+    Attributes:
+        experts: One module per attribute value, in evaluation mode.
+    """
+
+    experts: Sequence[nn.Module]
+
+    @property
+    def num_parameters(self) -> int:
+        """Size of the experts."""
+        return sum(num_parameters(expert) for expert in self.experts)
+
+    def told(self, attribute: Tensor) -> Predictor:
+        """The predictor for exactly the examples whose attribute is given.
+
+        Args:
+            attribute: `(examples,)` int64 attribute of the examples that will be predicted.
+        """
+        return _Told(experts=self.experts, attribute=attribute)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Told:
+    experts: Sequence[nn.Module]
+    attribute: Tensor
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(num_parameters(expert) for expert in self.experts)
+
+    @torch.no_grad()
+    def predict(self, inputs: Tensor) -> Tensor:
+        return dispatch(self.experts, self.groups(inputs), inputs).argmax(-1)
+
+    def groups(self, inputs: Tensor) -> Tensor:
+        if len(inputs) != len(self.attribute):
+            raise PredictorError(
+                f"inputs: expected the {len(self.attribute)} examples whose attribute was told, "
+                f"got {len(inputs)}"
+            )
+        return self.attribute

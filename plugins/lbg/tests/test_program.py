@@ -1,0 +1,151 @@
+"""`mlo run lbg`, from its configuration to its files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mlo import config
+from mlo.errors import ConfigError
+from mlo.record import Record
+from mlo_lbg.config import ComparisonConfig
+from mlo_lbg.methods import METHODS
+from mlo_lbg.program import program
+
+
+def resolved(*overrides: str) -> ComparisonConfig:
+    return config.load(program.config, defaults=program.defaults, overrides=overrides)
+
+
+def run(directory: Path, *overrides: str) -> dict[str, Any]:
+    """Run the program and return its result."""
+    settings = resolved(*overrides)
+    program.run(settings, Record.create(directory, console=Console(quiet=True)))
+    result: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    return result
+
+
+SHORT = (
+    "seeds=2",
+    *(f"{name}.epochs=2" for name in METHODS if not name.startswith("lbg")),
+    *(f"{name}.search.rounds=12" for name in METHODS if name.startswith("lbg")),
+    *(f"{name}.retrain.epochs=2" for name in METHODS if name.startswith("lbg")),
+)
+
+
+def test_a_short_run_compares_every_method_and_writes_every_file(tmp_path: Path) -> None:
+    result = run(tmp_path, *SHORT)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "metrics.jsonl",
+        "result.json",
+        "table.txt",
+        "curves.png",
+        "load.png",
+        "groups.png",
+    }
+    assert list(result["table"]) == [entry.title for entry in METHODS.values()]
+    assert len(result["runs"]) == 2 * len(METHODS)
+    budget = result["table"]["one network"]["num_parameters"]["mean"]
+    for title, row in result["table"].items():
+        assert row["num_parameters"]["mean"] == pytest.approx(budget, rel=0.1), title
+        assert 0 <= row["error"]["mean"] <= 1
+    table = (tmp_path / "table.txt").read_text()
+    for entry in METHODS.values():
+        assert entry.title in table
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    runs = [line for line in lines if line["kind"] == "run"]
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert len(runs) == 2 * len(METHODS)
+    assert {line["method"] for line in epochs} == {
+        name for name in METHODS if name.startswith("lbg")
+    }
+    assert {
+        "load",
+        "row_entropy",
+        "flip_rate",
+        "agreement",
+        "confidence",
+        "nmi_label",
+        "nmi_attribute",
+    } <= set(epochs[0])
+
+
+def test_a_run_without_groups_draws_nothing_and_does_not_fail(tmp_path: Path) -> None:
+    run(tmp_path, "seeds=1", "methods=[single]", "single.epochs=1")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "metrics.jsonl",
+        "result.json",
+        "table.txt",
+    }
+
+
+@pytest.mark.parametrize("variant", ["turned_exposed", "turned"])
+def test_every_variant_runs(tmp_path: Path, variant: str) -> None:
+    run(tmp_path, *SHORT, "seeds=1", f"data.variant={variant}")
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_other_numbers_of_groups_run(tmp_path: Path, groups: int) -> None:
+    """With one group LBG is plain training; the attribute has two values whatever K is."""
+    run(tmp_path, *SHORT, "seeds=1", f"num_groups={groups}")
+
+
+def test_a_collapse_is_named_with_what_to_change(tmp_path: Path) -> None:
+    """A GAM that hardly moves for want of rounds sends nearly everything to a few of 40 groups."""
+    result = run(
+        tmp_path,
+        "seeds=1",
+        "methods=[lbg_soft]",
+        "num_groups=40",
+        "lbg_soft.search.rounds=1",
+        "lbg_soft.retrain.epochs=1",
+    )
+    (only,) = result["runs"]
+    assert "collapse" in only["collapse"]
+    assert only["collapse"] in (tmp_path / "table.txt").read_text()
+
+
+def test_the_graph_has_three_levels() -> None:
+    graph = program.graph(resolved())
+    assert dict(graph.levels) == {"gam": 0, "experts": 1, "assignments": 2}
+    assert graph.sweeps["assignments"].order == ("experts", "gam")
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("data.variant=turnd", ["data.variant", "turnd", "did you mean 'turned'"]),
+        ("lbg_soft.serach.rounds=3", ["serach", "did you mean 'search'"]),
+        ("num_groups=0", ["num_groups", "0", "1"]),
+        ("methods=[singel]", ["methods", "singel", "single"]),
+        ("methods=[]", ["methods"]),
+        ("lbg_soft.search.gam_rate=-1", ["gam_rate", "-1"]),
+        ("seeds=1.5", ["seeds", "1.5"]),
+    ],
+)
+def test_impossible_values_are_one_line(override: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolved(override)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_numbers_with_an_exponent_are_numbers() -> None:
+    assert (
+        resolved("lbg_soft.search.gam_learning_rate=1e-3").lbg_soft.search.gam_learning_rate == 1e-3
+    )
+
+
+def test_soft_routing_finds_the_orientation_and_pays_for_itself(tmp_path: Path) -> None:
+    """Done when 7, with the packaged settings: the groups, and the errors in the right order."""
+    result = run(tmp_path, "methods=[single, lbg_soft, lbg_random]")
+    found = [r["nmi_attribute"] for r in result["runs"] if r["method"] == "lbg_soft"]
+    assert sum(value >= 0.8 for value in found) >= 4
+    error = {title: row["error"]["mean"] for title, row in result["table"].items()}
+    learned = error[METHODS["lbg_soft"].title]
+    assert learned < error[METHODS["single"].title]
+    assert learned < 0.6 * error[METHODS["lbg_random"].title]

@@ -32,13 +32,13 @@ def steps(page: str) -> list[Step]:
 
 
 def test_every_block_prints_what_the_page_shows() -> None:
-    """Words and whole numbers to the letter; decimals may differ as processors round differently."""
+    """To the letter, but for decimals: processors round differently."""
     session: dict[str, Any] = {}
     for step in steps(PAGE.read_text(encoding="utf-8")):
         printed = StringIO()
         with redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("error")
-            exec(compile(step.code, PAGE.name, "exec"), session)  # noqa: S102  # our own page
+            exec(compile(step.code, PAGE.name, "exec"), session)
         got, expected = printed.getvalue(), step.shown
         assert NUMBER.sub("#", got) == NUMBER.sub("#", expected)
         for one, other in zip(NUMBER.findall(got), NUMBER.findall(expected), strict=True):

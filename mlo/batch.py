@@ -1,8 +1,9 @@
 """Batches: drawn from a loader without end, and moved to a device whatever their shape."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sized
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -51,6 +52,21 @@ def _moved_mapping(batch: Mapping[Any, Any], device: torch.device) -> Mapping[An
     return clone
 
 
+def length_of(batches: Iterable[Any]) -> int | None:
+    """Return how many batches there are, or None if that is not known.
+
+    >>> length_of([1, 2]), length_of(iter([1, 2]))
+    (2, None)
+    """
+    if not isinstance(batches, Sized):
+        return None
+    try:
+        return len(batches)
+    # A DataLoader has __len__ even where its data set has none.
+    except TypeError:
+        return None
+
+
 class Feed:
     """Draws batches for one problem for ever: an exhausted loader is iterated again.
 
@@ -67,6 +83,20 @@ class Feed:
         self._iterator: Iterator[Any] | None = None
         self.epochs = 0
 
+    def check(self) -> None:
+        """Refuse an empty loader whose length does not tell; its first batch is kept for `draw`.
+
+        Raises:
+            BatchError: If it is empty.
+        """
+        if length_of(self._batches) is not None:
+            return
+        iterator = iter(self._batches)
+        for batch in iterator:
+            self._iterator = chain([batch], iterator)
+            return
+        raise self._empty()
+
     def draw(self) -> Any:
         """Return the next batch on the device.
 
@@ -78,14 +108,17 @@ class Feed:
         for batch in self._iterator:
             return to_device(batch, self._device)
         self.epochs += 1
-        self._iterator = iter(self._batches)
-        for batch in self._iterator:
+        again = self._iterator = iter(self._batches)
+        for batch in again:
             return to_device(batch, self._device)
-        if self._iterator is self._batches:
+        if again is self._batches:
             raise BatchError(
                 f"problem {self._problem!r}: batches is a one-shot iterator that has ended; give "
                 "an iterable that can be iterated again, such as a DataLoader or a list"
             )
-        raise BatchError(
+        raise self._empty()
+
+    def _empty(self) -> BatchError:
+        return BatchError(
             f"problem {self._problem!r}: batches is empty, expected at least one batch"
         )

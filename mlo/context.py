@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Adafactor, Muon, Optimizer
 
 from mlo.errors import ResponseError
 
@@ -21,12 +21,16 @@ class Context:
         rates: Learning rate of each parameter, keyed like ``named_parameters()``; empty if the
             problem has no optimizer.
         decay: What the optimizer's weight decay adds to the diagonal of the Hessian, likewise.
+        sign: 1 if the optimizer minimises the loss, -1 if it maximises.
+        unseen: What of the optimizer could not be counted, in words.
         optimizer: The live optimizer, or None.
     """
 
-    problem: str
+    problem: str = ""
     rates: Mapping[str, Rate] = field(default_factory=dict)
     decay: Mapping[str, Rate] = field(default_factory=dict)
+    sign: float = 1.0
+    unseen: str = ""
     optimizer: Optimizer | None = None
 
     def rate_of_each(self, rate: float | None, names: Mapping[str, Tensor]) -> Mapping[str, Rate]:
@@ -54,33 +58,60 @@ def context_of(
 
     Weight decay is part of the objective that the optimizer minimises, so of its Hessian. With
     decoupled decay (AdamW) the fixed point is ``g + λ·P·θ = 0`` where ``P`` is the diagonal that
-    the optimizer divides by: ``√v̂ + ε``, read from its state; before its first step it is unknown
-    and nothing is added. An optimizer that maximizes takes steps of the opposite sign.
+    the optimizer divides by: ``√v̂ + ε``, read from its state. Where that is unknown (before its
+    first step, or in an optimizer of another kind) nothing is added and `Context.unseen` says so.
+
+    Raises:
+        ResponseError: If the optimizer minimises with some parameters and maximises with others.
     """
     if optimizer is None:
         return Context(problem=problem)
     names = {id(p): name for name, p in parameters.items()}
     rates: dict[str, Rate] = {}
     decay: dict[str, Rate] = {}
+    signs: set[float] = set()
+    unseen = ""
     for group in optimizer.param_groups:
-        sign = -1.0 if group.get("maximize", False) else 1.0
         for parameter in group["params"]:
             name = names.get(id(parameter))
             if name is None:
                 continue
-            rates[name] = sign * group["lr"]
+            rates[name] = group["lr"]
+            signs.add(-1.0 if group.get("maximize", False) else 1.0)
             if strength := group.get("weight_decay", 0):
-                scale = _decay_scale(group, optimizer.state.get(parameter, {}))
-                decay[name] = sign * strength * scale
-    return Context(problem=problem, rates=rates, decay=decay, optimizer=optimizer)
+                scale = _decay_scale(optimizer, group, optimizer.state.get(parameter, {}))
+                if scale is None:
+                    unseen = (
+                        f"the decoupled weight decay {strength:g} of {type(optimizer).__name__} is "
+                        "not counted in the Hessian, as its scale is not known before a step"
+                    )
+                else:
+                    decay[name] = strength * scale
+    if len(signs) > 1:
+        raise ResponseError(
+            f"problem {problem!r}: its optimizer maximises some parameter groups and minimises "
+            "others, which no response can differentiate; use one sign for all"
+        )
+    return Context(
+        problem=problem,
+        rates=rates,
+        decay=decay,
+        sign=signs.pop() if signs else 1.0,
+        unseen=unseen,
+        optimizer=optimizer,
+    )
 
 
-def _decay_scale(group: Mapping[str, Any], state: Mapping[str, Any]) -> Rate:
-    """Return what multiplies the weight decay on the Hessian's diagonal."""
+def _decay_scale(
+    optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any]
+) -> Rate | None:
+    """Return what multiplies the weight decay on the Hessian's diagonal, None if unknown."""
+    if isinstance(optimizer, Adafactor | Muon):
+        return None
     if not group.get("decoupled_weight_decay", False):
         return 1.0
     if "exp_avg_sq" not in state:
-        return 0.0
+        return None
     correction: Tensor = 1 - group["betas"][1] ** state["step"]
     second_moment: Tensor = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
     scale: Tensor = (second_moment / correction.to(second_moment.device)).sqrt() + group["eps"]

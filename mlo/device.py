@@ -18,8 +18,8 @@ def resolve(device: str | torch.device) -> torch.device:
         try:
             found = torch.device(device)
             torch.empty(0, device=found)
-        # torch reports an unknown, an unusable and an unsupported device in three ways.
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # torch reports an unknown, an unusable and an unsupported device in different ways.
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise MloError(
                 f"device must be 'auto' or a usable device, got {device!r}: {reason}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -77,7 +78,9 @@ class Engine:
     2.0
     """
 
-    def __init__(self, graph: Graph, *, device: str | torch.device = "auto") -> None:
+    def __init__(self, graph: Graph, device: str | torch.device = "auto") -> None:
+        if not isinstance(graph, Graph):
+            raise MloError(f"an engine runs a mlo.Graph, got {type(graph).__name__}")
         self.graph = graph
         self.device = resolve(device)
         self.round = 0
@@ -88,8 +91,8 @@ class Engine:
         # Walking a module costs as much as a small update, so it is done once.
         self._parameters = {n: p.parameters() for n, p in graph.problems.items()}
         self.optimizers = {n: _optimizer(p) for n, p in graph.problems.items()}
-        self.schedulers: dict[str, LRScheduler] = {
-            n: p.scheduler(self.optimizers[n])
+        self.schedulers = {
+            n: _scheduler(p, self.optimizers[n])
             for n, p in graph.problems.items()
             if p.scheduler is not None
         }
@@ -98,6 +101,8 @@ class Engine:
             for n, p in graph.problems.items()
             if p.batches is not None
         }
+        for feed in self._feeds.values():
+            feed.check()
         self._batches: dict[str, Any] = {}
         self._losses = {n: graph.pure_loss(n) for n in graph.problems}
         self._updates = {n: graph.pure_loss(n, moves=n) for n in graph.problems}
@@ -134,6 +139,14 @@ class Engine:
 
     def _one_round(self) -> Round:
         self.round += 1
+        try:
+            return self._updates_of_round()
+        except BaseException:
+            # A round that did not end has not happened.
+            self.round -= 1
+            raise
+
+    def _updates_of_round(self) -> Round:
         losses: dict[str, Tensor] = {}
         outcomes: dict[str, dict[str, Outcome]] = {}
         for name in self._schedule:
@@ -152,19 +165,21 @@ class Engine:
             self._batches[name] = self._feeds[name].draw()
         module, eager = self.graph.problems[name].module, synchronous(self.device)
         buffers = {key: b.clone() for key, b in module.named_buffers() if eager}
-        swept = self._gradient(name)
-        gradient = swept.gradient
-        usable = finite.is_finite(swept.loss, gradient)
-        if eager:
-            if not usable:
-                # By now running statistics have taken in the batch that is refused.
-                for key, buffer in buffers.items():
-                    module.get_buffer(key).copy_(buffer)
+        try:
+            swept = self._gradient(name)
+            usable = finite.is_finite(swept.loss, swept.gradient)
+            if eager and not usable:
                 raise self._non_finite(name, swept)
-        else:
+        except BaseException:
+            # By now running statistics may have taken in the batch that is refused.
+            for key, buffer in buffers.items():
+                module.get_buffer(key).copy_(buffer)
+            raise
+        gradient = swept.gradient
+        if not eager:
             gradient = finite.zero_unless(usable, gradient)
             self._unread.append((name, self.round, usable))
-        parameters = self._parameters[name]
+        parameters = self._trained(name)
         for key, parameter in parameters.items():
             parameter.grad = gradient.get(key)
         self.optimizers[name].step()
@@ -173,6 +188,10 @@ class Engine:
         self._step_scheduler(name, swept.loss)
         return swept
 
+    def _trained(self, name: str) -> dict[str, Parameter]:
+        """Return what is trained now: a parameter may be frozen between two rounds."""
+        return {n: p for n, p in self._parameters[name].items() if p.requires_grad}
+
     def _gradient(self, name: str) -> Swept:
         if self.graph.sweeps[name].order:
             contexts = {
@@ -180,18 +199,19 @@ class Engine:
                 for n in self.graph.sweeps[name].order
             }
             losses: dict[str, PureLoss] = {**self._losses, name: self._updates[name]}
-            values = {n: tree.constants(p) for n, p in self._parameters.items()}
+            values = {n: tree.constants(self._trained(n)) for n in self._parameters}
             return sweep(self.graph, name, values, self._batches, contexts, losses)
         return self._direct_gradient(name)
 
+    @torch.enable_grad()
     def _direct_gradient(self, name: str) -> Swept:
         """Return the gradient of a loss below which nothing responds: plain training."""
         problem = self.graph.problems[name]
-        parameters = self._parameters[name]
+        parameters = self._trained(name)
         reads = self.graph.reads(name)
         batch = self._batches.get(name)
         if reads == (name,):
-            taken = {"batch": batch} if self.graph.arguments[name].batch else {}
+            taken = {"batch": batch} if name in self._batches else {}
             loss = checked(problem.loss(**{name: problem.module}, **taken), name)
         else:
             held = {n: tree.constants(self._parameters[n]) for n in reads if n != name}
@@ -250,15 +270,15 @@ class Engine:
 
 
 def _check_runnable(problem: Problem, graph: Graph) -> None:
-    takes_batch = graph.arguments[problem.name].batch
+    arguments = graph.arguments[problem.name]
     if problem.optimizer is None:
         raise ProblemError(
             f"problem {problem.name!r}: running takes an optimizer, got None; give "
             "optimizer=lambda p: torch.optim.SGD(p, lr=0.1) or the like"
         )
-    if takes_batch and problem.batches is None:
+    if arguments.batch_required and problem.batches is None:
         raise ProblemError(f"problem {problem.name!r}: its loss takes a batch, but batches is None")
-    if not takes_batch and problem.batches is not None:
+    if not arguments.batch and problem.batches is not None:
         raise ProblemError(
             f"problem {problem.name!r}: batches are given, but its loss takes no 'batch'"
         )
@@ -268,6 +288,18 @@ def _check_runnable(problem: Problem, graph: Graph) -> None:
             f"problem {problem.name!r}: it is outermost, and a round is one update of it, so steps "
             f"must be 1, got {problem.steps}"
         )
+
+
+def _scheduler(problem: Problem, optimizer: Optimizer) -> LRScheduler:
+    made = problem.scheduler
+    if made is not None and not isinstance(made, LRScheduler):
+        made = made(optimizer)
+    if not isinstance(made, LRScheduler):
+        raise ProblemError(
+            f"problem {problem.name!r}: scheduler must give a torch.optim.lr_scheduler, got "
+            f"{type(made).__name__}"
+        )
+    return made
 
 
 def _optimizer(problem: Problem) -> Optimizer:

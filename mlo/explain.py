@@ -31,7 +31,7 @@ def explanation(views: Sequence[View]) -> str:
     for view in sorted(views, key=lambda v: -v.level):
         response = f", response {view.response}" if view.name in differentiated else ""
         lines.append(
-            f"  {view.level}  {view.name}: {view.num_parameters:,} parameters, "
+            f"  {view.level}  {view.name}: {_times(view.num_parameters, 'parameter')}, "
             f"{_times(updates[view.name], 'update')} per round{response}"
         )
     lines.append("edges (loss <- what it reads)")
@@ -64,7 +64,7 @@ def _sweep_text(view: View) -> str:
 
 
 def _times(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def mermaid(views: Sequence[View]) -> str:

@@ -23,6 +23,7 @@ class PureLoss:
         loss: The user's loss.
         modules: The modules it reads, by problem name.
         takes_batch: Whether it takes a batch.
+        requires_batch: Whether it cannot do without one.
         moves: The problem whose buffers do move, because it is the one being updated.
     """
 
@@ -33,10 +34,12 @@ class PureLoss:
         modules: Mapping[str, nn.Module],
         *,
         takes_batch: bool,
+        requires_batch: bool = True,
         moves: str | None = None,
     ) -> None:
         self._problem = problem
         self._takes_batch = takes_batch
+        self._requires_batch = requires_batch
         self._call = _Call(loss, modules)
         # Looking for tied weights at every call costs more than the swap itself.
         distinct = len(list(self._call.parameters()))
@@ -62,7 +65,9 @@ class PureLoss:
         }
         for name in self._held:
             swapped[name] = self._call.get_buffer(name).clone()
-        batches = {"batch": batch} if self._takes_batch else {}
+        # A loss whose batch has a default is called without where there is none.
+        has_batch = self._takes_batch and (batch is not None or self._requires_batch)
+        batches = {"batch": batch} if has_batch else {}
         loss = torch.func.functional_call(
             self._call, swapped, kwargs=batches, tie_weights=self._is_tied
         )

@@ -1,7 +1,6 @@
 """A multilevel program: problems, what they read, and in which order they respond."""
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 
 from mlo.errors import GraphError, nearest
 from mlo.explain import View, explanation, mermaid
@@ -10,7 +9,7 @@ from mlo.order import Sweep, sweep_of
 from mlo.problem import Problem
 from mlo.reads import Arguments, arguments_of
 from mlo.response.implicit import finite_difference
-from mlo.response.protocol import Response
+from mlo.response.protocol import Response, response_of
 
 
 class Graph:
@@ -45,16 +44,16 @@ class Graph:
 
     def __init__(self, *problems: Problem, levels: Mapping[str, int] | None = None) -> None:
         _check_problems(problems)
-        self.problems: Mapping[str, Problem] = MappingProxyType({p.name: p for p in problems})
-        self.levels = MappingProxyType(_levels_of(tuple(self.problems), levels))
-        self.arguments: Mapping[str, Arguments] = MappingProxyType(
-            {p.name: arguments_of(p, self.problems) for p in problems}
-        )
+        self.problems: Mapping[str, Problem] = {p.name: p for p in problems}
+        self.levels: Mapping[str, int] = _levels_of(tuple(self.problems), levels)
+        self.arguments: Mapping[str, Arguments] = {
+            p.name: arguments_of(p, self.problems) for p in problems
+        }
         reads = {name: taken.problems for name, taken in self.arguments.items()}
         constants = [n for n in self.problems if not self.response(n).differentiates]
-        self.sweeps: Mapping[str, Sweep] = MappingProxyType(
-            {name: sweep_of(name, reads, self.levels, constants) for name in self.problems}
-        )
+        self.sweeps: Mapping[str, Sweep] = {
+            name: sweep_of(name, reads, self.levels, constants) for name in self.problems
+        }
         for problem in problems:
             _check_moves(problem, self)
             _check_responds(problem, self)
@@ -74,7 +73,8 @@ class Graph:
 
     def response(self, name: str) -> Response:
         """Return how the problem called `name` is differentiated."""
-        return self.problem(name).response or finite_difference()
+        response = self.problem(name).response
+        return finite_difference() if response is None else response_of(response)
 
     def reads(self, name: str) -> tuple[str, ...]:
         """Return the problems that the loss of `name` reads, in the order of its signature."""
@@ -93,6 +93,7 @@ class Graph:
             problem.loss,
             {n: self.problems[n].module for n in self.reads(name)},
             takes_batch=self.arguments[name].batch,
+            requires_batch=self.arguments[name].batch_required,
             moves=moves,
         )
 
@@ -103,6 +104,9 @@ class Graph:
     def draw(self) -> str:
         """Return the graph as Mermaid text: an arrow leads from what is read to who reads it."""
         return mermaid(self._views())
+
+    def __repr__(self) -> str:
+        return f"Graph({', '.join(self.problems)})"
 
     def _views(self) -> list[View]:
         return [
@@ -159,37 +163,46 @@ def _levels_of(names: tuple[str, ...], levels: Mapping[str, int] | None) -> dict
     return {name: ranks[levels[name]] for name in names}
 
 
-def _lower_reads(name: str, graph: Graph) -> list[str]:
-    return [n for n in graph.reads(name) if graph.levels[n] < graph.levels[name]]
-
-
 def _check_moves(problem: Problem, graph: Graph) -> None:
     """Refuse a problem whose gradient is zero, or lacks the indirect part that was meant."""
     name = problem.name
-    lower = _lower_reads(name, graph)
-    read_by_none = not any(name in graph.reads(n) for n in graph.problems if n != name)
-    differentiable = [n for n in lower if graph.response(n).differentiates]
     if graph.sweeps[name].order:
         return
+    level = graph.levels[name]
+    others = [n for n in graph.problems if n != name and name in graph.reads(n)]
     if name not in graph.reads(name):
+        above = [n for n in others if graph.levels[n] > level]
+        hint = f"Did a lower loss mean to take {name!r}?"
+        if above:
+            hint = (
+                f"{above[0]!r} reads it but is of a higher level: a problem is differentiated "
+                "through lower ones only; list the lowest level first"
+            )
         raise GraphError(
             f"problem {name!r} would never move: its loss does not read {name!r}, and no lower "
-            f"problem that it reads depends on it. {_who_reads_what(graph)} "
-            f"Did a lower loss mean to take {name!r}?"
+            f"problem that it reads depends on it. {_who_reads_what(graph)} {hint}"
         )
-    if read_by_none and differentiable:
+    lower = [n for n in graph.reads(name) if graph.levels[n] < level]
+    constant = [n for n in lower if not graph.response(n).differentiates]
+    is_inner_stage = any(graph.levels[n] >= level for n in others) or any(
+        name in sweep.order for sweep in graph.sweeps.values()
+    )
+    if not is_inner_stage and len(constant) < len(lower):
+        through = next(n for n in lower if n not in constant)
         raise GraphError(
-            f"problem {name!r}: its loss reads the lower problem {differentiable[0]!r}, but no "
-            f"loss reads {name!r}, so nothing would be differentiated through "
-            f"{differentiable[0]!r}. {_who_reads_what(graph)} If it is meant as a constant, give "
-            f"{differentiable[0]!r} response=mlo.constant()"
+            f"problem {name!r}: its loss reads the lower problem {through!r}, but no lower loss "
+            f"that it reads depends on {name!r}, so nothing would be differentiated through "
+            f"{through!r}. {_who_reads_what(graph)} If it is meant as a constant, give "
+            f"{through!r} response=mlo.constant()"
         )
 
 
 def _check_responds(problem: Problem, graph: Graph) -> None:
     """Refuse a declared response that nothing uses."""
-    response = problem.response
-    if response is None or not response.differentiates:
+    if problem.response is None:
+        return
+    response = graph.response(problem.name)
+    if not response.differentiates:
         return
     if not any(problem.name in sweep.order for sweep in graph.sweeps.values()):
         raise GraphError(

@@ -24,7 +24,7 @@ from mlo.functional import PureLoss
 from mlo.graph import Graph
 from mlo.outcome import Outcome, Status, escalated
 from mlo.product import Upstream
-from mlo.randomness import replayed
+from mlo.randomness import replayed, unchanged
 from mlo.tree import Params
 
 
@@ -32,8 +32,7 @@ class Hypergradient(NamedTuple):
     """The total derivative of a problem's loss, and how each solved problem answered.
 
     Attributes:
-        gradient: Keyed like ``module.named_parameters()``, frozen parameters left out; zeros for
-            unused ones.
+        gradient: Keyed like ``module.named_parameters()``; zeros for unused and frozen ones.
         outcomes: One `Outcome` for each problem that was differentiated, by name.
     """
 
@@ -59,8 +58,8 @@ def hypergradient(
 ) -> Hypergradient:
     """``dF/dθ = ∂F/∂θ + Σ_paths (∂F/∂θ_n)ᵀ ∂θ_n*/∂θ`` at the current parameters.
 
-    Pure: no parameter, buffer, ``.grad`` or optimizer is changed. Random numbers are drawn as if
-    each loss were evaluated once.
+    Pure: no parameter, buffer, ``.grad``, optimizer or random generator is changed, so that two
+    calls give the same gradient. The `Engine` advances the generators, as training should.
 
     Args:
         graph: The program.
@@ -92,17 +91,24 @@ def hypergradient(
     {'value': tensor(6.)}
     """
     needed = (graph.problem(name).name, *graph.sweeps[name].order)
+    if batches is not None and not isinstance(batches, Mapping):
+        raise BatchError(
+            f"batches must map problem names to batches, got {type(batches).__name__}; expected "
+            f"names among {needed}"
+        )
     given = dict(batches or {})
     _check_batches(graph, needed, given)
     known = contexts or {}
     found = {n: known.get(n) or fresh_context(graph, n) for n in graph.sweeps[name].order}
     values = {n: tree.constants(p.parameters()) for n, p in graph.problems.items()}
-    swept = sweep(graph, name, values, given, found, {n: graph.pure_loss(n) for n in needed})
+    losses = {n: graph.pure_loss(n) for n in needed}
+    with unchanged(_device_of(values[name])):
+        swept = sweep(graph, name, values, given, found, losses)
     failed = {n: o for n, o in swept.outcomes.items() if throw and o.failed}
     if failed:
         details = "; ".join(f"problem {n!r}: {o.message}" for n, o in failed.items())
         raise ResponseError(f"hypergradient of {name!r}: {details}")
-    zeros = tree.zeros_like(values[name])
+    zeros = tree.zeros_like(tree.constants(dict(graph.problem(name).module.named_parameters())))
     gradient = {key: swept.gradient.get(key, zero) for key, zero in zeros.items()}
     return Hypergradient(gradient, swept.outcomes)
 
@@ -213,7 +219,7 @@ def _check_batches(graph: Graph, needed: tuple[str, ...], batches: Mapping[str, 
                 f"{nearest(name, graph.problems)}"
             )
     for name in needed:
-        if graph.arguments[name].batch and name not in batches:
+        if graph.arguments[name].batch_required and name not in batches:
             raise BatchError(
                 f"batches lacks a batch for problem {name!r}, whose loss takes one; got batches "
                 f"for {tuple(batches)}"

@@ -59,12 +59,14 @@ class Outcome:
         code: A `Status`, as a number or a 0-dim integer tensor.
         relative_residual: ``‖v - H w‖ / ‖v‖``, or NaN where no system is solved.
         products: Hessian-vector products spent.
+        note: What else the reader should know, in words.
     """
 
     solver: str
     code: int | Tensor
     relative_residual: float | Tensor = float("nan")
     products: int | Tensor = 0
+    note: str = ""
 
     @property
     def status(self) -> Status:
@@ -95,9 +97,10 @@ class Outcome:
     def message(self) -> str:
         """What happened and what to change, in one line."""
         text = f"{self.solver}: {_MEANING[self.status]}"
-        if self.status is Status.ONE_STEP or self.residual != self.residual:
-            return text
-        return f"{text} (relative residual {self.residual:.2g} after {self.iterations} products)"
+        if self.status is not Status.ONE_STEP and self.residual == self.residual:
+            spent = f"{self.iterations} product{'' if self.iterations == 1 else 's'}"
+            text = f"{text} (relative residual {self.residual:.2g} after {spent})"
+        return f"{text}; {self.note}" if self.note else text
 
     def __repr__(self) -> str:
         return f"Outcome({self.message})"

@@ -1,6 +1,6 @@
 """The declaration of one problem."""
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,9 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from mlo.batch import length_of
 from mlo.errors import ProblemError
-from mlo.response.protocol import Response
+from mlo.response.protocol import Answer, Response
 
 Loss = Callable[..., Tensor]
 OptimizerFactory = Callable[[list[Parameter]], Optimizer]
@@ -37,10 +38,12 @@ class Problem:
             as a `DataLoader` or a list. None if the loss takes no batch.
         optimizer: Makes the optimizer from the list of trained parameters, or the optimizer
             itself. Only the engine, and responses that ask for a learning rate, need it.
-        scheduler: Makes a learning-rate scheduler from the optimizer; stepped once per update.
+        scheduler: Makes a learning-rate scheduler from the optimizer, or is the scheduler if
+            `optimizer` is the optimizer itself; stepped once per update.
         steps: Updates per update of the level above.
         response: How the solved problem is differentiated. By default
-            ``mlo.finite_difference()``, where anything above differentiates through it.
+            ``mlo.finite_difference()``, where anything above differentiates through it. A plain
+            function with the signature of `Response` will do.
         reads: Every problem whose module the loss takes, itself included: for a loss whose
             signature does not tell (``**modules``, `functools.partial`).
 
@@ -57,9 +60,9 @@ class Problem:
     loss: Loss
     batches: Iterable[Any] | None = None
     optimizer: OptimizerFactory | Optimizer | None = None
-    scheduler: SchedulerFactory | None = None
+    scheduler: SchedulerFactory | LRScheduler | None = None
     steps: int = 1
-    response: Response | None = None
+    response: Response | Answer | None = None
     reads: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -81,12 +84,12 @@ class Problem:
             isinstance(self.optimizer, Optimizer) or callable(self.optimizer)
         ):
             self._refuse("optimizer", "an optimizer or a function of parameters", self.optimizer)
-        if self.scheduler is not None and not callable(self.scheduler):
-            self._refuse("scheduler", "a function of the optimizer", self.scheduler)
-        if self.response is not None and not isinstance(self.response, Response):
+        if self.scheduler is not None:
+            self._check_scheduler(self.scheduler)
+        if self.response is not None and not callable(self.response):
             self._refuse("response", "a response such as mlo.cg(steps=10)", self.response)
-        if self.reads is not None and (
-            isinstance(self.reads, str) or not all(isinstance(r, str) for r in self.reads)
+        if self.reads is not None and not (
+            isinstance(self.reads, list | tuple) and all(isinstance(r, str) for r in self.reads)
         ):
             self._refuse("reads", "a tuple of problem names", self.reads)
         if not any(p.requires_grad for p in self.module.parameters()):
@@ -97,13 +100,23 @@ class Problem:
             )
 
     def _check_batches(self, batches: Iterable[Any]) -> None:
-        if not isinstance(batches, Iterable):
+        if not isinstance(batches, Iterable) or isinstance(batches, str):
             self._refuse("batches", "an iterable of batches", batches)
-        if isinstance(batches, Sized) and len(batches) == 0:
+        if length_of(batches) == 0:
             raise ProblemError(
                 f"problem {self.name!r}: batches is empty (length 0), expected at least one batch; "
                 "a DataLoader with drop_last=True is empty if the data set is smaller than a batch"
             )
+
+    def _check_scheduler(self, scheduler: object) -> None:
+        if isinstance(scheduler, LRScheduler):
+            if scheduler.optimizer is not self.optimizer:
+                raise ProblemError(
+                    f"problem {self.name!r}: scheduler belongs to another optimizer than the "
+                    "problem's; give optimizer= the same object, or a function of the optimizer"
+                )
+        elif not callable(scheduler):
+            self._refuse("scheduler", "a scheduler or a function of the optimizer", scheduler)
 
     def _refuse(self, field: str, expected: str, received: object) -> None:
         raise ProblemError(

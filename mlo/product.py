@@ -8,7 +8,8 @@ first-order gradients only (`finite_difference`).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from numbers import Real
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class SecondDerivatives:
     mixed: Callable[[Params], Upstream]
 
 
+@runtime_checkable
 class Product(Protocol):
     """Makes the second derivatives of an inner loss at ``(solution, upstream)``."""
 
@@ -131,7 +133,7 @@ class FiniteDifference:
 
     def __post_init__(self) -> None:
         """Check the radius."""
-        if not 0 < self.radius < float("inf"):
+        if not isinstance(self.radius, Real) or not 0 < self.radius < float("inf"):
             raise ResponseError(f"finite difference: radius must be > 0, got {self.radius!r}")
 
     @property
@@ -205,12 +207,11 @@ def product_of(choice: ProductName | Product) -> Product:
     Raises:
         ResponseError: If the name is not known.
     """
-    if not isinstance(choice, str):
+    if isinstance(choice, Product):
         return choice
-    if choice not in _BY_NAME:
-        raise ResponseError(
-            f"product must be one of {sorted(_BY_NAME)}, got {choice!r}{nearest(choice, _BY_NAME)}"
-        )
+    if not isinstance(choice, str) or choice not in _BY_NAME:
+        hint = nearest(choice, _BY_NAME) if isinstance(choice, str) else ""
+        raise ResponseError(f"product must be one of {sorted(_BY_NAME)}, got {choice!r}{hint}")
     return _BY_NAME[choice]
 
 

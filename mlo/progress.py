@@ -9,11 +9,11 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from torch import Tensor
 
 R = TypeVar("R")
@@ -23,15 +23,18 @@ _REFRESH_SECONDS = 0.2
 def bar(console: Console) -> Progress:
     """Return the progress display that every part of `mlo` uses."""
     return Progress(
-        SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
+        # What does not fit is cut here, so that a narrow terminal still shows the bar.
+        TextColumn(
+            "{task.fields[status]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        ),
         console=console,
+        expand=True,
         disable=not console.is_terminal,
     )
 

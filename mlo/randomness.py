@@ -65,10 +65,25 @@ def replayed(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
 
 
 @contextmanager
-def _at(state: State, device: torch.device) -> Iterator[None]:
+def unchanged(device: torch.device) -> Iterator[None]:
+    """Leave all generators as they were before.
+
+    >>> cpu = torch.device("cpu")
+    >>> before = torch.get_rng_state()
+    >>> with unchanged(cpu):
+    ...     _ = torch.rand(())
+    >>> bool(torch.equal(before, torch.get_rng_state()))
+    True
+    """
     now = capture(device)
-    restore(state, device)
     try:
         yield
     finally:
         restore(now, device)
+
+
+@contextmanager
+def _at(state: State, device: torch.device) -> Iterator[None]:
+    with unchanged(device):
+        restore(state, device)
+        yield

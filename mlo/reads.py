@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from torch import nn
+
 from mlo.errors import GraphError, nearest
 from mlo.problem import Problem
 
@@ -19,10 +21,12 @@ class Arguments:
     Attributes:
         problems: Names of the problems whose modules it takes.
         batch: Whether it takes a batch.
+        batch_required: Whether it cannot do without one.
     """
 
     problems: tuple[str, ...]
     batch: bool
+    batch_required: bool
 
 
 def arguments_of(problem: Problem, names: Iterable[str]) -> Arguments:
@@ -34,7 +38,9 @@ def arguments_of(problem: Problem, names: Iterable[str]) -> Arguments:
     """
     known = tuple(names)
     try:
-        parameters = inspect.signature(problem.loss).parameters.values()
+        # A module is called through its forward.
+        called = problem.loss.forward if isinstance(problem.loss, nn.Module) else problem.loss
+        parameters = inspect.signature(called).parameters.values()
     except ValueError as error:
         raise GraphError(
             f"problem {problem.name!r}: the signature of its loss cannot be read ({error}); wrap "
@@ -51,9 +57,9 @@ def arguments_of(problem: Problem, names: Iterable[str]) -> Arguments:
             )
     if problem.reads is not None:
         return _declared(problem, problem.reads, named, rest=rest, known=known)
-    if rest:
+    if rest or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
         raise GraphError(
-            f"problem {problem.name!r}: the signature of its loss ends in ** and does not say "
+            f"problem {problem.name!r}: the signature of its loss ends in * or ** and does not say "
             f"which problems it reads; list them, itself included, in reads=(...) from {known}"
         )
     for parameter in named:
@@ -66,7 +72,15 @@ def arguments_of(problem: Problem, names: Iterable[str]) -> Arguments:
     # What functools.partial has bound is given already: such an argument is no read.
     bound = problem.loss.keywords if isinstance(problem.loss, functools.partial) else {}
     taken = [p.name for p in named if p.name not in bound]
-    return Arguments(problems=tuple(n for n in taken if n in known), batch=BATCH in taken)
+    return Arguments(
+        problems=tuple(n for n in taken if n in known),
+        batch=BATCH in taken,
+        batch_required=_requires_batch(named),
+    )
+
+
+def _requires_batch(named: list[inspect.Parameter]) -> bool:
+    return any(p.name == BATCH and p.default is inspect.Parameter.empty for p in named)
 
 
 def _declared(
@@ -97,4 +111,8 @@ def _declared(
             )
     # With ** the batch cannot be seen in the signature; then having batches decides.
     takes_batch = BATCH in [p.name for p in named] or (rest and problem.batches is not None)
-    return Arguments(problems=tuple(dict.fromkeys(reads)), batch=takes_batch)
+    return Arguments(
+        problems=tuple(dict.fromkeys(reads)),
+        batch=takes_batch,
+        batch_required=_requires_batch(named),
+    )

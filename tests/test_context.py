@@ -5,6 +5,7 @@ from torch import nn
 import mlo
 from mlo import Context, Graph, Problem, hypergradient
 from mlo.context import context_of
+from mlo.errors import ResponseError
 from tests.programs import Vector
 
 
@@ -49,7 +50,8 @@ def test_coupled_weight_decay_is_added_as_it_is(optimizer):
 def test_decoupled_weight_decay_is_unknown_before_the_first_step():
     model = nn.Linear(2, 1, bias=False)
     context = known("x", model, torch.optim.AdamW(model.parameters(), weight_decay=0.3))
-    assert context.decay == {"weight": 0.0}
+    assert context.decay == {}
+    assert "decoupled weight decay 0.3 of AdamW is not counted" in context.unseen
 
 
 def trained_with_noise(optimizer, targets):
@@ -128,8 +130,24 @@ def test_an_optimizer_that_maximizes_steps_with_the_opposite_sign():
     context = known(
         "x", x, torch.optim.SGD(x.parameters(), lr=0.1, weight_decay=0.3, maximize=True)
     )
-    assert context.rates == {"value": -0.1}
-    assert context.decay == {"value": -0.3}
+    assert context.sign == -1.0
+    assert context.rates == {"value": 0.1}
+    assert context.decay == {"value": 0.3}
+
+
+def test_an_optimizer_with_both_signs_is_refused():
+    x, y = Vector(1.0).value, Vector(1.0).value
+    groups = [{"params": [x], "maximize": True}, {"params": [y]}]
+    with pytest.raises(ResponseError, match="maximises some parameter groups and minimises others"):
+        context_of("x", {"x": x, "y": y}, torch.optim.SGD(groups, lr=0.1))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adafactor, torch.optim.Muon])
+def test_decoupled_decay_of_other_kinds_is_said_to_be_unseen(optimizer):
+    model = nn.Linear(2, 2, bias=False)
+    context = known("x", model, optimizer(model.parameters(), lr=0.1, weight_decay=0.3))
+    assert context.decay == {}
+    assert optimizer.__name__ in context.unseen
 
 
 def test_parameters_that_the_module_lacks_are_passed_over():

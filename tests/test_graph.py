@@ -1,5 +1,6 @@
 """What can be seen to be wrong without running is refused when the graph is built."""
 
+import copy
 import functools
 
 import pytest
@@ -52,7 +53,8 @@ def test_nobody_depends_on_the_upper_problem_which_has_no_direct_term():
 
 def test_nobody_depends_on_the_upper_problem_which_has_a_direct_term():
     message = (
-        "problem 'upper': its loss reads the lower problem 'x', but no loss reads 'upper', so "
+        "problem 'upper': its loss reads the lower problem 'x', but no lower loss that "
+        "it reads depends on 'upper', so "
         "nothing would be differentiated through 'x'.* give 'x' response=mlo.constant"
     )
     refused(message, problem("x", "x"), problem("upper", "x", "upper"))
@@ -242,11 +244,37 @@ def test_an_unknown_problem_is_refused_with_the_nearest_name():
             ask("modle")
 
 
-def test_a_graph_cannot_be_changed():
-    graph = Graph(problem("x", "x"))
-    for mapping in (graph.problems, graph.levels, graph.arguments, graph.sweeps):
-        with pytest.raises(TypeError):
-            mapping["x"] = None
+def test_a_graph_can_be_copied():
+    graph = Graph(problem("x", "x", "upper"), problem("upper", "x"))
+    copied = copy.deepcopy(graph)
+    assert copied.explain() == graph.explain()
+    assert copied.problem("x").module is not graph.problem("x").module
+
+
+def test_a_problem_that_only_an_unrelated_lower_problem_reads():
+    """Nothing would be differentiated through 'x', though somebody reads 'upper'."""
+    refused(
+        "no lower loss that it reads depends on 'upper'",
+        problem("x", "x"),
+        problem("y", "y", "upper"),
+        problem("upper", "x", "upper"),
+    )
+
+
+def test_the_wrong_order_is_named():
+    refused(
+        "'x' reads it but is of a higher level: .* list the lowest level first",
+        problem("upper", "x"),
+        problem("x", "x", "upper"),
+    )
+
+
+def test_a_plain_function_is_a_response():
+    def silent(inner, solution, upstream, vector, context):
+        return {}, mlo.Outcome(solver="silent", code=mlo.Status.CONVERGED)
+
+    graph = Graph(problem("x", "x", "upper", response=silent), problem("upper", "x"))
+    assert graph.response("x").label == "silent"
 
 
 def test_the_default_response_is_one_step_by_finite_differences():

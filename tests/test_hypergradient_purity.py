@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 import mlo
-from mlo import Graph, Problem, hypergradient
+from mlo import Context, Graph, Problem, hypergradient
+from mlo.hypergradient import sweep
+from mlo.tree import constants
 from tests.programs import (
     Vector,
     network,
@@ -197,10 +199,19 @@ def test_generators_go_on_as_if_each_loss_had_run_once(response):
         Problem(**noisy("y", ["above"]), response=response),
         Problem(**noisy("above", ["x", "y"])),
     )
+    order = ("above", *graph.sweeps["above"].order)
+    values = {n: constants(p.parameters()) for n, p in graph.problems.items()}
+    contexts = {n: Context(problem=n) for n in order}
     seed_all()
-    hypergradient(graph, "above")
+    sweep(graph, "above", values, {}, contexts, {n: graph.pure_loss(n) for n in order})
     after = draws()
     seed_all()
     for _ in range(3):
         draws()
+    assert after == draws()
+    # The function that users call leaves the generators as they were.
+    seed_all()
+    hypergradient(graph, "above")
+    after = draws()
+    seed_all()
     assert after == draws()

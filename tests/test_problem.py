@@ -1,9 +1,8 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-import mlo
 from mlo import Problem, ProblemError
 
 
@@ -28,10 +27,10 @@ def problem(**changes):
         ("steps", True, r"steps must be an integer >= 1, got True \(bool\)"),
         ("batches", 7, "batches must be an iterable of batches, got 7"),
         ("optimizer", 0.1, "optimizer must be an optimizer or a function of parameters, got 0.1"),
-        ("scheduler", 0.1, "scheduler must be a function of the optimizer, got 0.1"),
+        ("scheduler", 0.1, "scheduler must be a scheduler or a function of the optimizer, got 0.1"),
         ("response", "cg", r"response must be a response such as mlo.cg\(steps=10\), got 'cg'"),
-        ("response", mlo.cg, "response must be a response such as"),
-        ("response", mlo.inverse.cg(), "response must be a response such as"),
+        ("response", 0.1, "response must be a response such as"),
+        ("batches", "abc", "batches must be an iterable of batches, got 'abc'"),
         ("reads", "model", "reads must be a tuple of problem names, got 'model'"),
         ("reads", (1,), "reads must be a tuple of problem names"),
     ],
@@ -89,3 +88,23 @@ def test_optimizers_and_schedulers_may_be_objects_or_factories():
     live = torch.optim.SGD(module.parameters(), lr=0.1)
     assert problem(module=module, optimizer=live).optimizer is live
     assert problem(optimizer=torch.optim.SGD).optimizer is torch.optim.SGD
+
+
+class Stream(IterableDataset):
+    """A data set without a length."""
+
+    def __iter__(self):
+        return iter([torch.zeros(1)])
+
+
+def test_a_loader_whose_data_set_has_no_length_is_accepted():
+    problem(batches=DataLoader(Stream(), batch_size=1))
+
+
+def test_a_scheduler_must_belong_to_the_optimizer_of_the_problem():
+    module = nn.Linear(1, 1)
+    own, other = (torch.optim.SGD(module.parameters(), lr=0.1) for _ in range(2))
+    scheduler = torch.optim.lr_scheduler.StepLR(own, 1)
+    problem(module=module, optimizer=own, scheduler=scheduler)
+    with pytest.raises(ProblemError, match="scheduler belongs to another optimizer"):
+        problem(module=module, optimizer=other, scheduler=scheduler)

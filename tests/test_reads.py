@@ -84,7 +84,9 @@ def test_an_unknown_name_is_refused_with_the_nearest_valid_one(argument, hint):
 
 
 def test_a_signature_that_does_not_tell_needs_reads():
-    message = "the signature of its loss ends in .. and does not say which problems it reads; list"
+    message = (
+        "the signature of its loss ends in . or .. and does not say which problems it reads; list"
+    )
     with pytest.raises(GraphError, match=message):
         arguments(keywords)
     assert taken(keywords, reads=("weights", "model")) == (("weights", "model"), False)

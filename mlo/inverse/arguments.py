@@ -1,5 +1,7 @@
 """What solvers accept: one line names the argument, what came and what was expected."""
 
+from numbers import Real
+
 from mlo.errors import ResponseError
 
 
@@ -26,7 +28,7 @@ def positive(solver: str, name: str, value: float | None) -> None:
 
     >>> positive("identity", "rate", None)
     """
-    if value is not None and not 0 < value < float("inf"):
+    if value is not None and not (_is_number(value) and 0 < value < float("inf")):
         raise ResponseError(f"{solver}: {name} must be > 0, got {value!r}")
 
 
@@ -38,5 +40,9 @@ def non_negative(solver: str, name: str, value: float | None) -> None:
 
     >>> non_negative("cg", "damping", 0.0)
     """
-    if value is not None and not 0 <= value < float("inf"):
+    if value is not None and not (_is_number(value) and 0 <= value < float("inf")):
         raise ResponseError(f"{solver}: {name} must be >= 0, got {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

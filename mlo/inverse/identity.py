@@ -8,7 +8,7 @@ from mlo.outcome import Outcome, Status
 from mlo.tree import Params
 
 
-def identity(*, rate: float | None = None) -> InverseProduct:
+def identity(rate: float | None = None) -> InverseProduct:
     """``H⁻¹ v ≈ ξ v``: the exact derivative of one step ``θ - ξ ∇g``, with no Hessian product.
 
     Args:

@@ -12,7 +12,7 @@ from mlo.tree import Params
 
 
 def neumann(
-    *, terms: int = 10, rate: float | None = None, tolerance: float | None = None
+    terms: int = 10, rate: float | None = None, *, tolerance: float | None = None
 ) -> InverseProduct:
     """``H⁻¹ v ≈ ξ Σ_{j < terms} (I - ξH)ʲ v``; the error is exactly ``(I - ξH)^terms H⁻¹ v``.
 
@@ -48,8 +48,11 @@ def neumann(
         answer = term = tree.weighted(vector, rates)
         before = tree.dot(remainder, term).abs()
         growing = torch.zeros((), dtype=torch.bool, device=length.device)
+        moved = torch.zeros_like(length)
         for _ in range(terms - 1):
-            remainder = tree.minus(remainder, hvp(term))
+            image = hvp(term)
+            moved = torch.maximum(moved, tree.norm(image))
+            remainder = tree.minus(remainder, image)
             # The rates stand to the right of H: with one rate a parameter the order matters.
             term = tree.weighted(remainder, rates)
             answer = tree.plus(answer, term)
@@ -65,6 +68,10 @@ def neumann(
             relative_residual=residual,
             products=terms - 1,
         )
+        # A remainder that no product changes beyond rounding says that H v is zero.
+        still = moved <= 8 * torch.finfo(length.dtype).eps * length
+        if terms > 1:
+            outcome = escalated(outcome, still & (length > 0), Status.ZERO_CURVATURE)
         return answer, escalated(outcome, growing, Status.DIVERGED)
 
     return InverseProduct(label=label, solve=solve, products=terms - 1)

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlo.context import Context
+from mlo.errors import ResponseError
 from mlo.outcome import Outcome
 from mlo.tree import Params
 
 HessianProduct = Callable[[Params], Params]
 Solve = Callable[[HessianProduct, Params, Context], tuple[Params, Outcome]]
+NOTHING_KNOWN = Context()
+"""For a solver that is used by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,28 @@ class InverseProduct:
     products: int | None
 
     def __call__(
-        self, hvp: HessianProduct, vector: Params, context: Context
+        self, hvp: HessianProduct, vector: Params, context: Context = NOTHING_KNOWN
     ) -> tuple[Params, Outcome]:
         """Return ``H⁻¹ vector`` and how the solve went."""
         return self.solve(hvp, vector, context)
+
+
+def inverse_product_of(solver: InverseProduct | Solve) -> InverseProduct:
+    """Return `solver`, a plain function wrapped under its own name.
+
+    >>> def scaled(hvp, vector, context): ...
+    >>> inverse_product_of(scaled).label
+    'scaled'
+
+    Raises:
+        ResponseError: If it is no function.
+    """
+    if isinstance(solver, InverseProduct):
+        return solver
+    if not callable(solver):
+        raise ResponseError(
+            "solver must be an inverse-Hessian product such as mlo.inverse.cg(steps=10), or a "
+            f"function (hvp, vector, context), got {type(solver).__name__}"
+        )
+    label = getattr(solver, "__name__", type(solver).__name__)
+    return InverseProduct(label=label, solve=solver, products=None)

@@ -1,31 +1,36 @@
 """Responses by the implicit function theorem: ``vᵀ ∂θ*/∂a = -(H⁻¹v)ᵀ ∂²g/∂θ∂a``."""
 
+from dataclasses import replace
+
 from mlo import inverse, tree
 from mlo.context import Context
-from mlo.inverse.protocol import InverseProduct
+from mlo.inverse.protocol import InverseProduct, Solve, inverse_product_of
 from mlo.outcome import Outcome
 from mlo.product import FiniteDifference, Inner, Product, ProductName, Upstream, product_of
 from mlo.response.protocol import Response
 from mlo.tree import Params
 
 
-def implicit(solver: InverseProduct, *, product: ProductName | Product = "autograd") -> Response:
+def implicit(
+    solver: InverseProduct | Solve, *, product: ProductName | Product = "autograd"
+) -> Response:
     """Answer with ``-(H⁻¹v)ᵀ ∂²g/∂θ∂a``, where `solver` computes ``H⁻¹v``.
 
     The optimizer's weight decay belongs to the objective that was minimised, so it is added to the
     Hessian.
 
     Args:
-        solver: One of `mlo.inverse`, or your own `InverseProduct`.
+        solver: One of `mlo.inverse`, or a function ``(hvp, vector, context) -> (H⁻¹v, Outcome)``.
         product: ``"autograd"`` (double backward) or ``"finite_difference"`` (first-order only).
 
     Raises:
-        ResponseError: If `product` is unknown.
+        ResponseError: If `product` is unknown or `solver` is none.
 
     >>> implicit(inverse.cg(steps=5)).label
     'cg(steps=5)'
     """
     second_derivatives = product_of(product)
+    solver = inverse_product_of(solver)
     label = solver.label
     if product != "autograd":
         label = f"{label} with {second_derivatives.label} products"
@@ -37,13 +42,17 @@ def implicit(solver: InverseProduct, *, product: ProductName | Product = "autogr
 
         def hvp(direction: Params) -> Params:
             image = derivatives.hessian(direction)
+            if context.sign < 0:
+                # What is maximised is the minimum of its negative, whose Hessian is positive.
+                image = tree.scaled(image, -1.0)
             if not context.decay:
                 return image
             ridge = {n: context.decay[n] * t for n, t in direction.items() if n in context.decay}
             return tree.merged(image, ridge)
 
         inverted, outcome = solver(hvp, vector, context)
-        return derivatives.mixed(tree.scaled(inverted, -1.0)), outcome
+        noted = replace(outcome, note=context.unseen) if context.unseen else outcome
+        return derivatives.mixed(tree.scaled(inverted, -context.sign)), noted
 
     evaluations = None
     if solver.products is not None:
@@ -52,7 +61,7 @@ def implicit(solver: InverseProduct, *, product: ProductName | Product = "autogr
     return Response(label=label, answer=answer, evaluations=evaluations)
 
 
-def identity(*, rate: float | None = None, product: ProductName | Product = "autograd") -> Response:
+def identity(rate: float | None = None, *, product: ProductName | Product = "autograd") -> Response:
     """``-ξ vᵀ ∂²g/∂θ∂a``: the derivative of one update; see `mlo.inverse.identity`.
 
     >>> identity(rate=0.1).label
@@ -92,9 +101,9 @@ def finite_difference(radius: float = 0.01, *, rate: float | None = None) -> Res
 
 
 def neumann(
-    *,
     terms: int = 10,
     rate: float | None = None,
+    *,
     tolerance: float | None = None,
     product: ProductName | Product = "autograd",
 ) -> Response:
@@ -107,8 +116,8 @@ def neumann(
 
 
 def cg(
-    *,
     steps: int = 10,
+    *,
     damping: float = 0.0,
     tolerance: float | None = None,
     product: ProductName | Product = "autograd",

@@ -34,3 +34,16 @@ class Response:
     ) -> tuple[Upstream, Outcome]:
         """Return the cotangent of every upstream problem and how the solve went."""
         return self.answer(inner, solution, upstream, vector, context)
+
+
+def response_of(response: Response | Answer) -> Response:
+    """Return `response`, a plain function wrapped under its own name.
+
+    >>> def frozen(inner, solution, upstream, vector, context): ...
+    >>> response_of(frozen).label
+    'frozen'
+    """
+    if isinstance(response, Response):
+        return response
+    label = getattr(response, "__name__", type(response).__name__)
+    return Response(label=label, answer=response, evaluations=None)

@@ -161,3 +161,30 @@ def test_label():
     assert inverse.cg(steps=5).label == "cg(steps=5)"
     assert inverse.cg(steps=5, damping=0.01).label == "cg(steps=5, damping=0.01)"
     assert tree.norm({}) == 0
+
+
+@pytest.mark.usefixtures("either_loop")
+@given(seed=seeds, missing=st.integers(1, 3))
+@settings(max_examples=25)
+def test_a_singular_hessian_does_not_explode(seed, missing):
+    """Rounding leaves about 1e-31 where the curvature is zero; a step by it would be 1e140 long."""
+    generator = torch.Generator().manual_seed(seed)
+    factor = torch.randn(8, 8 - missing, generator=generator, dtype=torch.float64)
+    vector = torch.randn(8, generator=generator, dtype=torch.float64)
+    matrix = factor @ factor.T
+    answer, outcome = solve(matrix, vector, steps=30)
+    smallest = torch.linalg.eigvalsh(matrix)[missing].item()
+    assert answer.norm() <= 10 * vector.norm() / smallest
+    assert outcome.status is Status.ZERO_CURVATURE
+    assert outcome.residual <= 1.0
+    assert torch.allclose(
+        (vector - matrix @ answer).norm() / vector.norm(),
+        torch.tensor(outcome.residual).double(),
+        rtol=1e-6,
+    )
+
+
+def test_a_solver_can_be_used_by_itself():
+    answer, outcome = inverse.cg(3)(lambda w: {"w": 2 * w["w"]}, {"w": torch.ones(2)})
+    assert outcome.converged
+    assert torch.allclose(answer["w"], torch.full((2,), 0.5))

@@ -121,3 +121,10 @@ def test_options_out_of_range_are_refused(options, message):
 def test_label():
     assert inverse.neumann(terms=3).label == "neumann(terms=3)"
     assert inverse.neumann(terms=3, rate=0.1).label == "neumann(terms=3, rate=0.1)"
+
+
+def test_a_zero_hessian_is_reported():
+    still = {"w": torch.ones(2).double()}
+    _, outcome = inverse.neumann(5, 0.1)(lambda w: {"w": 0 * w["w"]}, still)
+    assert outcome.status is Status.ZERO_CURVATURE
+    assert outcome.residual == 1.0

@@ -179,3 +179,68 @@ def test_the_outcome_tells_what_was_done():
     assert 1e-3 < outcome.residual < 1
     assert outcome.message.startswith("cg(steps=2): the linear solve stopped before its tolerance")
     assert "after 2 products" in repr(outcome)
+
+
+def test_a_plain_function_is_a_solver():
+    def halved(hvp, vector, context):
+        return {n: t / 2 for n, t in vector.items()}, mlo.Outcome(
+            solver="halved", code=Status.CONVERGED
+        )
+
+    graph = Graph(
+        Problem(
+            name="x",
+            module=Vector(3.0),
+            loss=lambda x, a: (x.value - a.value).square().sum(),
+            response=implicit(halved),
+        ),
+        Problem(name="a", module=Vector(3.0), loss=lambda x: x.value.square().sum()),
+    )
+    found = hypergradient_of(graph, "a")
+    assert found.gradient["value"].item() == pytest.approx(6.0)
+    assert found.outcomes["x"].solver == "halved"
+
+
+@pytest.mark.parametrize("solver", [3, None])
+def test_what_is_no_solver_is_refused(solver):
+    with pytest.raises(ResponseError, match="solver must be an inverse-Hessian product"):
+        implicit(solver)
+
+
+@pytest.mark.parametrize("product", [None, 3, ["autograd"], "autogard"])
+def test_what_is_no_product_is_refused(product):
+    with pytest.raises(ResponseError, match="product must be one of"):
+        mlo.cg(product=product)
+
+
+@pytest.mark.parametrize("response", [mlo.cg(), mlo.exact(), mlo.neumann(60, 0.4)])
+def test_a_lower_problem_that_is_maximised(response):
+    """The maximum of -(x - a)² is at a, so that dF/da = 2a, whatever solves."""
+    graph = Graph(
+        Problem(
+            name="x",
+            module=Vector(3.0),
+            loss=lambda x, a: -(x.value - a.value).square().sum(),
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.1, maximize=True),
+            response=response,
+        ),
+        Problem(name="a", module=Vector(3.0), loss=lambda x: x.value.square().sum()),
+    )
+    found = hypergradient_of(graph, "a")
+    assert found.gradient["value"].item() == pytest.approx(6.0)
+    assert found.outcomes["x"].converged
+
+
+def test_decay_that_cannot_be_counted_is_said():
+    graph = Graph(
+        Problem(
+            name="x",
+            module=Vector(3.0),
+            loss=lambda x, a: (x.value - a.value).square().sum(),
+            optimizer=lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.5),
+            response=mlo.cg(),
+        ),
+        Problem(name="a", module=Vector(3.0), loss=lambda x: x.value.square().sum()),
+    )
+    message = hypergradient_of(graph, "a").outcomes["x"].message
+    assert "decoupled weight decay 0.5 of AdamW is not counted" in message

@@ -98,8 +98,8 @@ def _observer(
         history.append(diagnosis)
         record.metrics(kind="epoch", method=method, seed=seed, **asdict(diagnosis))
         report(
-            f"seed {seed}, {METHODS[method].title}: round {diagnosis.round}, "
-            f"NMI {diagnosis.nmi_attribute:.2f}, agreement {diagnosis.agreement:.2f}"
+            f"seed {seed}, {METHODS[method].title}: NMI {diagnosis.nmi_attribute:.2f}, "
+            f"agreement {diagnosis.agreement:.2f}"
         )
 
     return observe

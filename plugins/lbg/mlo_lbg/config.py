@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mlo.config import Config
+from mlo.device import resolve
 from mlo_lbg import problems, routing
 from mlo_lbg.data.digits import Variant
 from mlo_lbg.grouping import Grouping, MakeAssignments, clipped_rows, softmax_rows
@@ -159,7 +160,7 @@ class ComparisonConfig(Config):
     """
 
     data: DigitsConfig = DigitsConfig()
-    num_groups: Count = 2
+    num_groups: Annotated[int, Field(ge=1, le=64)] = 2
     seeds: Count = 5
     device: str = "auto"
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
@@ -175,3 +176,17 @@ class ComparisonConfig(Config):
     single_tuned: TrainingConfig = TrainingConfig()
     soft_mixture_tuned: SoftMixtureConfig = SoftMixtureConfig()
     lbg_soft_tuned: LbgConfig = LbgConfig()
+
+    @field_validator("methods")
+    @classmethod
+    def _each_once(cls, methods: tuple[MethodName, ...]) -> tuple[MethodName, ...]:
+        twice = [name for name in methods if methods.count(name) > 1]
+        if twice:
+            raise ValueError(f"expected each method once, got {twice[0]!r} twice")
+        return methods
+
+    @field_validator("device")
+    @classmethod
+    def _usable(cls, device: str) -> str:
+        resolve(device)
+        return device

@@ -151,6 +151,6 @@ def collapse_warning(load: Tensor) -> str | None:
         found = f"groups {named} have too few"
     return (
         f"collapse: {found} of the examples (below {1 / (10 * len(load)):.1%}, a tenth of an equal "
-        f"share); add or raise the balance term, warm up longer with balanced random assignments, "
-        f"normalise the columns of the assignments, or ask for fewer groups than {len(load)}"
+        f"share); search with routing: soft, a lower gam_learning_rate or more rounds, raise the "
+        f"balance of a mixture, or ask for fewer groups than num_groups: {len(load)}"
     )

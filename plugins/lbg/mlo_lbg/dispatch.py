@@ -28,11 +28,15 @@ def dispatch(experts: Sequence[nn.Module], groups: Tensor, inputs: Tensor) -> Te
     """
     if not len(groups):
         return _answer(experts[0], inputs)
-    rows = [(groups == group).nonzero().squeeze(1) for group in range(len(experts))]
+    order = torch.argsort(groups, stable=True)
+    # Each expert's share decides a shape, so an accelerator is waited for here, once a call.
+    sizes = torch.bincount(groups, minlength=len(experts)).tolist()
     outputs = [
-        _answer(expert, inputs[own]) for expert, own in zip(experts, rows, strict=True) if len(own)
+        _answer(expert, own)
+        for expert, own in zip(experts, torch.split(inputs[order], sizes), strict=True)
+        if len(own)
     ]
-    return torch.cat(outputs)[torch.argsort(torch.cat(rows))]
+    return torch.cat(outputs)[torch.argsort(order)]
 
 
 def _answer(expert: nn.Module, inputs: Tensor) -> Tensor:

@@ -111,23 +111,19 @@ def _lbg(choose: Callable[[ComparisonConfig], LbgConfig], *, learned: bool) -> M
 METHODS: Mapping[str, Entry] = {
     "single": Entry(title="one network", train=_single(lambda c: c.single)),
     "bagging": Entry(title="bagging", train=_bagging),
-    "soft_mixture": Entry(
-        title="soft mixture of experts", train=_soft_mixture(lambda c: c.soft_mixture)
-    ),
-    "top_one_mixture": Entry(title="top-1 mixture, E x logits", train=_top_one_mixture),
+    "soft_mixture": Entry(title="soft mixture", train=_soft_mixture(lambda c: c.soft_mixture)),
+    "top_one_mixture": Entry(title="top-1 mixture", train=_top_one_mixture),
     "kmeans": Entry(title="k-means groups", train=_kmeans),
-    "lbg_hard": Entry(title="LBG, hard routing", train=_lbg(lambda c: c.lbg_hard, learned=True)),
-    "lbg_soft": Entry(title="LBG, soft routing", train=_lbg(lambda c: c.lbg_soft, learned=True)),
-    "lbg_random": Entry(
-        title="LBG, random frozen C", train=_lbg(lambda c: c.lbg_random, learned=False)
-    ),
-    "attribute": Entry(title="true attribute as groups (ceiling)", train=_attribute),
+    "lbg_hard": Entry(title="LBG hard", train=_lbg(lambda c: c.lbg_hard, learned=True)),
+    "lbg_soft": Entry(title="LBG soft", train=_lbg(lambda c: c.lbg_soft, learned=True)),
+    "lbg_random": Entry(title="LBG random C", train=_lbg(lambda c: c.lbg_random, learned=False)),
+    "attribute": Entry(title="true groups", train=_attribute),
     "single_tuned": Entry(title="one network, tuned", train=_single(lambda c: c.single_tuned)),
     "soft_mixture_tuned": Entry(
-        title="soft mixture of experts, tuned",
+        title="soft mixture, tuned",
         train=_soft_mixture(lambda c: c.soft_mixture_tuned),
     ),
     "lbg_soft_tuned": Entry(
-        title="LBG, soft routing, tuned", train=_lbg(lambda c: c.lbg_soft_tuned, learned=True)
+        title="LBG soft, tuned", train=_lbg(lambda c: c.lbg_soft_tuned, learned=True)
     ),
 }

@@ -75,7 +75,7 @@ def test_the_warning_names_groups_shares_and_remedies() -> None:
     two = diagnostics.collapse_warning(torch.tensor([0.0, 0.98, 0.02, 0.0]))
     assert two is not None
     assert "groups 0 (0.0%), 2 (2.0%), 3 (0.0%) have too few of the examples (below 2.5%" in two
-    for remedy in ("gam_learning_rate", "warm up longer", "columns", "fewer groups than 4"):
+    for remedy in ("routing: soft", "gam_learning_rate", "fewer groups than num_groups: 4"):
         assert remedy in two
     assert diagnostics.collapse_warning(torch.tensor([0.3, 0.7])) is None
 

@@ -42,8 +42,7 @@ class Net(nn.Module):
 
 
 def teacher_loss(teacher: Net, architecture: nn.Module, batch: list[Tensor]) -> Tensor:
-    inputs, labels = batch
-    return cross_entropy(teacher(inputs, architecture), labels)
+    return cross_entropy(teacher(batch[0], architecture), batch[1])
 
 
 def student_loss(
@@ -93,8 +92,7 @@ def run(settings: Settings, record: Record) -> None:
         error = (student(inputs).argmax(1) != labels).float().mean()
         shares = dict(zip(units, next(architecture.parameters()).softmax(0).tolist(), strict=True))
         result[name] = {"test_error": error, "shares": shares}
-        mix = ", ".join(f"{share:.2f} {unit}" for unit, share in shares.items())
-        record.print(f"{error:6.1%}  {name:6} {mix}")
+        record.print(f"{error:6.1%}  {name:6}", *(f"{s:.2f} {unit}" for unit, s in shares.items()))
     record.result(result)
 
 

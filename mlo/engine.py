@@ -122,17 +122,20 @@ class Engine:
         """
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
             raise MloError(f"rounds must be an integer >= 1, got {rounds!r}")
-        stream = self.rounds(rounds)
-        if show_progress:
-            stream = progress.shown(stream, rounds, lambda r: (r.number, r.losses))
-        return deque(stream, maxlen=1).pop()
+        return deque(self.rounds(rounds, show_progress=show_progress), maxlen=1).pop()
 
-    def rounds(self, count: int) -> Iterator[Round]:
+    def rounds(self, count: int, *, show_progress: bool = False) -> Iterator[Round]:
         """Run up to `count` rounds, one each time the iterator is advanced.
 
         Raises:
             NonFiniteError: If a loss or gradient is not finite; the update is not applied.
         """
+        stream = self._stream(count)
+        if show_progress:
+            return progress.shown(stream, count, lambda r: r.losses)
+        return stream
+
+    def _stream(self, count: int) -> Iterator[Round]:
         for _ in range(count):
             yield self._one_round()
         self._read_flags()

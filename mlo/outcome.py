@@ -36,12 +36,13 @@ _MEANING = {
         "own parameters: the solution is not isolated; add a regulariser, weight decay or damping"
     ),
     Status.DIVERGED: (
-        "the Neumann series grows: its rate must stay below 2 / (largest eigenvalue of the "
-        "Hessian); lower the rate"
+        "the Neumann series grows: its rate is above 2 / (largest eigenvalue of the Hessian), so "
+        "lower it, or the problem is not at a minimum, so train it longer"
     ),
     Status.ZERO_RESPONSE: (
         "no gradient comes back: the cotangent or the derivative of the problem's gradient with "
-        "respect to every problem above it is exactly zero, so the indirect part is zero"
+        "respect to every problem above it is exactly zero, so the indirect part is zero; was "
+        "something detached or computed under no_grad?"
     ),
     Status.NON_FINITE: "the answer is infinite or not a number",
 }

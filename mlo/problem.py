@@ -100,7 +100,7 @@ class Problem:
             )
 
     def _check_batches(self, batches: Iterable[Any]) -> None:
-        if not isinstance(batches, Iterable) or isinstance(batches, str):
+        if not isinstance(batches, Iterable) or isinstance(batches, str | Tensor):
             self._refuse("batches", "an iterable of batches", batches)
         if length_of(batches) == 0:
             raise ProblemError(
@@ -119,9 +119,10 @@ class Problem:
             self._refuse("scheduler", "a scheduler or a function of the optimizer", scheduler)
 
     def _refuse(self, field: str, expected: str, received: object) -> None:
+        shown = f"shape {tuple(received.shape)}" if isinstance(received, Tensor) else repr(received)
         raise ProblemError(
             f"problem {self.name!r}: {field} must be {expected}, "
-            f"got {received!r} ({type(received).__name__})"
+            f"got {shown[:80]} ({type(received).__name__})"
         )
 
     def parameters(self) -> dict[str, Parameter]:

@@ -42,7 +42,7 @@ def bar(console: Console) -> Progress:
 def shown(
     stream: Iterator[R],
     total: int,
-    view: Callable[[R], tuple[int, Mapping[str, Tensor]]],
+    losses_of: Callable[[R], Mapping[str, Tensor]],
     *,
     console: Console | None = None,
 ) -> Iterator[R]:
@@ -51,7 +51,7 @@ def shown(
     Args:
         stream: The rounds.
         total: How many there will be.
-        view: Takes the number of a round and its losses out of it.
+        losses_of: Takes the losses out of a round.
         console: Where to draw; by default standard error, so that output stays clean.
     """
     console = console or Console(stderr=True)
@@ -66,7 +66,8 @@ def shown(
             # Reading a loss waits for the device, so it is done only as often as anyone can see.
             if time.monotonic() - refreshed > _REFRESH_SECONDS:
                 refreshed = time.monotonic()
-                _, losses = view(item)
-                status = "  ".join(f"{name} {float(loss):.4g}" for name, loss in losses.items())
+                status = "  ".join(
+                    f"{name} {float(loss):.4g}" for name, loss in losses_of(item).items()
+                )
                 display.update(task, status=status)
             yield item

@@ -29,7 +29,7 @@ def draw(runs: Sequence[Run], record: Record) -> None:
         runs: All runs of a comparison.
         record: Whose directory takes the pictures.
     """
-    searched = _by_method([run for run in runs if run.history])
+    searched = _distinct(_by_method([run for run in runs if run.history]))
     if searched:
         panels = [
             Panel(
@@ -51,7 +51,7 @@ def draw(runs: Sequence[Run], record: Record) -> None:
                 [d.load for d in run.history],
             )
             for run in runs
-            if run.history and run.seed == 0
+            if run.method in searched and run.seed == 0
         }
         figure = plots.load_over_time(loads, title="Share of the training half in each group")
         plots.save(figure, record.path("load.png"))
@@ -74,6 +74,16 @@ def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for run in runs:
         found.setdefault(run.method, []).append(run)
+    return found
+
+
+def _distinct(searched: dict[str, list[Run]]) -> dict[str, list[Run]]:
+    """Leave out a method whose searches are those of an earlier one: it would hide it."""
+    found: dict[str, list[Run]] = {}
+    for method, runs in searched.items():
+        histories = [run.history for run in runs]
+        if histories not in [[run.history for run in other] for other in found.values()]:
+            found[method] = runs
     return found
 
 

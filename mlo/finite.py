@@ -30,8 +30,6 @@ def zero_unless(condition: Tensor, gradient: Mapping[str, Tensor]) -> Params:
 def _zero_unless(condition: Tensor, tensor: Tensor) -> Tensor:
     if not tensor.is_sparse:
         return torch.where(condition, tensor, 0.0)
-    stored = tensor.coalesce()
-    values = torch.where(condition, stored.values(), 0.0)
-    return torch.sparse_coo_tensor(
-        stored.indices(), values, stored.shape, is_coalesced=True, check_invariants=False
-    )
+    stored = tensor.coalesce().clone()
+    stored.values().copy_(torch.where(condition, stored.values(), 0.0))
+    return stored

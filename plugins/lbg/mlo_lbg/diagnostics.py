@@ -29,15 +29,6 @@ def load(groups: Tensor, num_groups: int) -> Tensor:
     return torch.bincount(groups, minlength=num_groups) / len(groups)
 
 
-def utilisation(load: Tensor) -> Tensor:
-    """`(K,)` load relative to an equal share, `K · load`: 1 is even, 0 is an unused group.
-
-    >>> utilisation(torch.tensor([0.75, 0.25]))
-    tensor([1.5000, 0.5000])
-    """
-    return len(load) * load
-
-
 def _entropies(rows: Tensor) -> Tensor:
     """`(..., K)` probabilities to `(...)` entropies; unlike p log p, entr is 0 at p = 0."""
     terms: Tensor = torch.special.entr(rows)

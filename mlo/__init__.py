@@ -6,8 +6,10 @@ Declare a program as a `Graph` of `Problem`s, run it with an `Engine`, different
 
 from importlib.metadata import version
 
-from mlo import inverse
+from mlo import inverse, testing
 from mlo.context import Context
+from mlo.difference import FiniteDifference
+from mlo.double_backward import Autograd
 from mlo.engine import Engine, ResponseWarning, Round
 from mlo.errors import (
     BatchError,
@@ -24,10 +26,15 @@ from mlo.hypergradient import Hypergradient, hypergradient
 from mlo.inverse.protocol import InverseProduct
 from mlo.outcome import Outcome, Status
 from mlo.problem import Problem
-from mlo.product import Autograd, FiniteDifference
+from mlo.response.adaptive import adaptive
 from mlo.response.constant import constant
-from mlo.response.implicit import cg, exact, finite_difference, identity, implicit, neumann
+from mlo.response.implicit import cg, exact, implicit, neumann, nystrom, warm_started
+from mlo.response.one_step import finite_difference, identity
 from mlo.response.protocol import Response
+from mlo.response.stationarity import stationarity_penalty
+from mlo.response.unrolled import unrolled
+from mlo.response.value_function import value_function
+from mlo.separable import Weighted, weighted
 
 __version__ = version("mlo-framework")
 __all__ = [
@@ -52,6 +59,8 @@ __all__ = [
     "ResponseWarning",
     "Round",
     "Status",
+    "Weighted",
+    "adaptive",
     "cg",
     "constant",
     "exact",
@@ -61,4 +70,11 @@ __all__ = [
     "implicit",
     "inverse",
     "neumann",
+    "nystrom",
+    "stationarity_penalty",
+    "testing",
+    "unrolled",
+    "value_function",
+    "warm_started",
+    "weighted",
 ]

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.optim import Adafactor, Muon, Optimizer
 
 from mlo.errors import ResponseError
+from mlo.history import History
+from mlo.tree import Params
 
 Rate = float | Tensor
 
@@ -24,6 +26,13 @@ class Context:
         sign: 1 if the optimizer minimises the loss, -1 if it maximises.
         unseen: What of the optimizer could not be counted, in words.
         optimizer: The live optimizer, or None.
+        memory: What a response keeps of this problem from one call to the next: tensors, numbers
+            and dictionaries of them. The engine hands the same object in again.
+        parameters: What the problem trains, by name: the objects that the optimizer holds.
+        history: The problem's last updates, where the engine has recorded them.
+        start: Where updates that a response makes of its own begin, if not at the solution.
+        upstream: Present values of what the solution depends on, keyed ``problem.name``, where the
+            solution is part of another problem's objective.
     """
 
     problem: str = ""
@@ -32,6 +41,11 @@ class Context:
     sign: float = 1.0
     unseen: str = ""
     optimizer: Optimizer | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    history: History | None = None
+    start: Params | None = None
+    upstream: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rate_of_each(self, rate: float | None, names: Mapping[str, Tensor]) -> Mapping[str, Rate]:
         """Return `rate` for every name or, if it is None, the optimizer's learning rates.
@@ -52,7 +66,12 @@ class Context:
 
 
 def context_of(
-    problem: str, parameters: Mapping[str, Tensor], optimizer: Optimizer | None
+    problem: str,
+    parameters: Mapping[str, Tensor],
+    optimizer: Optimizer | None,
+    *,
+    memory: dict[str, Any] | None = None,
+    history: History | None = None,
 ) -> Context:
     """Read learning rates and weight decay out of a live optimizer.
 
@@ -65,7 +84,9 @@ def context_of(
         ResponseError: If the optimizer minimises with some parameters and maximises with others.
     """
     if optimizer is None:
-        return Context(problem=problem)
+        return Context(
+            problem=problem, parameters=parameters, memory={} if memory is None else memory
+        )
     names = {id(p): name for name, p in parameters.items()}
     rates: dict[str, Rate] = {}
     decay: dict[str, Rate] = {}
@@ -99,6 +120,9 @@ def context_of(
         sign=signs.pop() if signs else 1.0,
         unseen=unseen,
         optimizer=optimizer,
+        parameters=parameters,
+        memory={} if memory is None else memory,
+        history=history,
     )
 
 

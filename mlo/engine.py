@@ -8,21 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
-from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mlo import finite, progress, tree
 from mlo.batch import Feed
-from mlo.context import context_of
+from mlo.compiled_loss import Compile, compile_losses, compiler_of
+from mlo.context import Context, context_of
 from mlo.device import resolve, synchronous
 from mlo.errors import MloError, NonFiniteError, ProblemError
-from mlo.functional import PureLoss, checked
+from mlo.functional import buffer_slots, checked
 from mlo.graph import Graph
-from mlo.hypergradient import Swept, sweep
+from mlo.history import Recorder
 from mlo.outcome import Outcome
-from mlo.problem import Problem
+from mlo.runnable import check_runnable, optimizer_of, scheduler_of
 from mlo.schedule import updates_of_round
+from mlo.separable import scalar
+from mlo.sweep import Point, Swept, sweep
+from mlo.tree import Params
 
 
 class ResponseWarning(UserWarning):
@@ -56,6 +58,9 @@ class Engine:
     Args:
         graph: The program. Its modules are moved to the device.
         device: A device, or ``"auto"``: the accelerator if there is one, else the CPU.
+        compiled: True to compile losses with `torch.compile`, or a function that compiles one. The
+            compiled loss serves wherever only first derivatives are taken backwards; see
+            `mlo.compiled_loss`.
 
     Attributes:
         graph: The program.
@@ -78,21 +83,28 @@ class Engine:
     2.0
     """
 
-    def __init__(self, graph: Graph, device: str | torch.device = "auto") -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        device: str | torch.device = "auto",
+        *,
+        compiled: bool | Compile = False,
+    ) -> None:
         if not isinstance(graph, Graph):
             raise MloError(f"an engine runs a mlo.Graph, got {type(graph).__name__}")
         self.graph = graph
         self.device = resolve(device)
         self.round = 0
         for problem in graph.problems.values():
-            _check_runnable(problem, graph)
+            check_runnable(problem, graph)
         for problem in graph.problems.values():
             problem.module.to(self.device)
         # Walking a module costs as much as a small update, so it is done once.
         self._parameters = {n: p.parameters() for n, p in graph.problems.items()}
-        self.optimizers = {n: _optimizer(p) for n, p in graph.problems.items()}
+        self._buffers = {n: buffer_slots(p.module) for n, p in graph.problems.items()}
+        self.optimizers = {n: optimizer_of(p) for n, p in graph.problems.items()}
         self.schedulers = {
-            n: _scheduler(p, self.optimizers[n])
+            n: scheduler_of(p, self.optimizers[n])
             for n, p in graph.problems.items()
             if p.scheduler is not None
         }
@@ -105,7 +117,10 @@ class Engine:
             feed.check()
         self._batches: dict[str, Any] = {}
         self._losses = {n: graph.pure_loss(n) for n in graph.problems}
-        self._updates = {n: graph.pure_loss(n, moves=n) for n in graph.problems}
+        self._recorders = _recorders(graph)
+        if (compiler := compiler_of(compiled)) is not None:
+            compile_losses(graph.problems, self._losses, compiler, but=self._recorders)
+        self._memories: dict[tuple[str, str], dict[str, Any]] = {}
         self._schedule = tuple(
             updates_of_round(graph.levels, {n: p.steps for n, p in graph.problems.items()})
         )
@@ -142,6 +157,9 @@ class Engine:
 
     def _one_round(self) -> Round:
         self.round += 1
+        # The round before may have broken off within a block of updates.
+        for recorder in self._recorders.values():
+            recorder.begin_block()
         try:
             return self._updates_of_round()
         except BaseException:
@@ -153,7 +171,7 @@ class Engine:
         losses: dict[str, Tensor] = {}
         outcomes: dict[str, dict[str, Outcome]] = {}
         for name in self._schedule:
-            swept = self._update(name)
+            swept = self.update(name)
             losses[name] = swept.loss
             if swept.outcomes:
                 outcomes[name] = swept.outcomes
@@ -163,25 +181,37 @@ class Engine:
             self._read_flags()
         return Round(number=self.round, losses=losses, outcomes=outcomes)
 
-    def _update(self, name: str) -> Swept:
+    def update(self, name: str) -> Swept:
+        """Update one problem once, as a round does when its turn comes.
+
+        Returns:
+            Its loss before the update, its gradient, and how the problems below it answered.
+
+        Raises:
+            NonFiniteError: If its loss or gradient is not finite; the update is not applied.
+        """
         if name in self._feeds:
             self._batches[name] = self._feeds[name].draw()
-        module, eager = self.graph.problems[name].module, synchronous(self.device)
-        buffers = {key: b.clone() for key, b in module.named_buffers() if eager}
+        if name in self._recorders:
+            self._recorders[name].before_update(
+                self._trained(name), self.optimizers[name], self._batches.get(name), self.device
+            )
+        eager = synchronous(self.device)
+        buffers = [(o, k, o[k].clone()) for o, k in self._buffers[name]] if eager else []
         try:
             swept = self._gradient(name)
-            usable = finite.is_finite(swept.loss, swept.gradient)
+            usable = finite.is_finite(swept.loss, swept.gradient, swept.size)
             if eager and not usable:
                 raise self._non_finite(name, swept)
         except BaseException:
             # By now running statistics may have taken in the batch that is refused.
-            for key, buffer in buffers.items():
-                module.get_buffer(key).copy_(buffer)
+            for owner, key, before in buffers:
+                owner[key].copy_(before)
             raise
         gradient = swept.gradient
         if not eager:
-            gradient = finite.zero_unless(usable, gradient)
-            self._unread.append((name, self.round, usable))
+            gradient = finite.zero_unless(torch.as_tensor(usable), gradient)
+            self._unread.append((name, self.round, torch.as_tensor(usable)))
         parameters = self._trained(name)
         for key, parameter in parameters.items():
             parameter.grad = gradient.get(key)
@@ -189,22 +219,36 @@ class Engine:
         for parameter in parameters.values():
             parameter.grad = None
         self._step_scheduler(name, swept.loss)
+        for lower, recorder in self._recorders.items():
+            if self.graph.levels[lower] < self.graph.levels[name]:
+                recorder.begin_block()
         return swept
 
-    def _trained(self, name: str) -> dict[str, Parameter]:
+    def _trained(self, name: str) -> Params:
         """Return what is trained now: a parameter may be frozen between two rounds."""
         return {n: p for n, p in self._parameters[name].items() if p.requires_grad}
 
     def _gradient(self, name: str) -> Swept:
-        if self.graph.sweeps[name].order:
-            contexts = {
-                n: context_of(n, self._parameters[n], self.optimizers[n])
-                for n in self.graph.sweeps[name].order
-            }
-            losses: dict[str, PureLoss] = {**self._losses, name: self._updates[name]}
-            values = {n: tree.constants(self._trained(n)) for n in self._parameters}
-            return sweep(self.graph, name, values, self._batches, contexts, losses)
-        return self._direct_gradient(name)
+        plan = self.graph.sweeps[name]
+        if not plan.order:
+            return self._direct_gradient(name)
+        point = Point(
+            values={n: self._trained(n) for n in self._parameters},
+            batches=self._batches,
+            contexts={n: self._context(name, n) for n in plan.flows},
+            losses=self._losses,
+        )
+        return sweep(self.graph, name, point, moves=True)
+
+    def _context(self, target: str, name: str) -> Context:
+        recorder = self._recorders.get(name)
+        return context_of(
+            name,
+            self._parameters[name],
+            self.optimizers[name],
+            memory=self._memories.setdefault((target, name), {}),
+            history=None if recorder is None else recorder.history,
+        )
 
     @torch.enable_grad()
     def _direct_gradient(self, name: str) -> Swept:
@@ -215,10 +259,11 @@ class Engine:
         batch = self._batches.get(name)
         if reads == (name,):
             taken = {"batch": batch} if name in self._batches else {}
-            loss = checked(problem.loss(**{name: problem.module}, **taken), name)
+            chosen = self._losses[name].compiled or problem.loss
+            loss = scalar(checked(chosen(**{name: problem.module}, **taken), name))
         else:
             held = {n: tree.constants(self._parameters[n]) for n in reads if n != name}
-            loss = self._updates[name]({**held, name: dict(parameters)}, batch)
+            loss = scalar(self._losses[name].value(held, batch, moves=name, first_order=True))
         if not loss.requires_grad:
             raise ProblemError(
                 f"problem {name!r}: its loss does not depend on any of its parameters; was it "
@@ -272,53 +317,8 @@ class Engine:
                 )
 
 
-def _check_runnable(problem: Problem, graph: Graph) -> None:
-    arguments = graph.arguments[problem.name]
-    if problem.optimizer is None:
-        raise ProblemError(
-            f"problem {problem.name!r}: running takes an optimizer, got None; give "
-            "optimizer=lambda p: torch.optim.SGD(p, lr=0.1) or the like"
-        )
-    if arguments.batch_required and problem.batches is None:
-        raise ProblemError(f"problem {problem.name!r}: its loss takes a batch, but batches is None")
-    if not arguments.batch and problem.batches is not None:
-        raise ProblemError(
-            f"problem {problem.name!r}: batches are given, but its loss takes no 'batch'"
-        )
-    outermost = graph.levels[problem.name] == max(graph.levels.values())
-    if outermost and problem.steps != 1:
-        raise ProblemError(
-            f"problem {problem.name!r}: it is outermost, and a round is one update of it, so steps "
-            f"must be 1, got {problem.steps}"
-        )
-
-
-def _scheduler(problem: Problem, optimizer: Optimizer) -> LRScheduler:
-    made = problem.scheduler
-    if made is not None and not isinstance(made, LRScheduler):
-        made = made(optimizer)
-    if not isinstance(made, LRScheduler):
-        raise ProblemError(
-            f"problem {problem.name!r}: scheduler must give a torch.optim.lr_scheduler, got "
-            f"{type(made).__name__}"
-        )
-    return made
-
-
-def _optimizer(problem: Problem) -> Optimizer:
-    parameters = problem.parameters()
-    made = problem.optimizer
-    if made is not None and not isinstance(made, Optimizer):
-        made = made(list(parameters.values()))
-    if not isinstance(made, Optimizer) or isinstance(made, LBFGS):
-        raise ProblemError(
-            f"problem {problem.name!r}: optimizer must give a torch.optim.Optimizer whose step "
-            f"takes no closure, got {type(made).__name__}"
-        )
-    own = {id(p) for p in problem.module.parameters()}
-    if any(id(p) not in own for group in made.param_groups for p in group["params"]):
-        raise ProblemError(
-            f"problem {problem.name!r}: its optimizer holds a parameter that its module does not "
-            "have; each problem trains its own parameters"
-        )
-    return made
+def _recorders(graph: Graph) -> dict[str, Recorder]:
+    """Return a recorder for each problem whose response replays its last updates."""
+    responding = {n for sweep in graph.sweeps.values() for n in sweep.flows}
+    makers = {n: graph.response(n).recorder for n in graph.problems if n in responding}
+    return {n: make(graph.problems[n].steps) for n, make in makers.items() if make is not None}

@@ -18,7 +18,7 @@ class View:
     takes_batch: bool
     sweep: Sweep
     response: str
-    evaluations: int | None
+    evaluations: int | None  # None where it depends on the number of parameters or on solves within
     num_parameters: int
 
 
@@ -44,12 +44,12 @@ def explanation(views: Sequence[View]) -> str:
     lines.append("gradient evaluations per round")
     total, open_ended = 0, False
     for view in views:
-        costs = [by_name[n].evaluations for n in view.sweep.order]
-        known = 1 + sum(c for c in costs if c is not None)
-        uncounted = None in costs
+        costs = {n: by_name[n].evaluations for n in view.sweep.order}
+        known = 1 + sum(c for c in costs.values() if c is not None)
+        uncounted = [n for n, cost in costs.items() if cost is None]
         total += updates[view.name] * known
-        open_ended |= uncounted
-        more = " + one for each parameter of a dense inverse" if uncounted else ""
+        open_ended |= bool(uncounted)
+        more = f" + those of the response of {' and '.join(uncounted)}" if uncounted else ""
         lines.append(f"  {view.name}: {updates[view.name]} x {known}{more}")
     lines.append(f"  total: {'at least ' if open_ended else ''}{total}")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Whether an update may be applied: loss and gradient are finite."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -9,13 +10,23 @@ from mlo import tree
 from mlo.tree import Params
 
 
-def is_finite(loss: Tensor, gradient: Mapping[str, Tensor]) -> Tensor:
-    """Return a 0-dim bool tensor, without waiting for the device.
+def is_finite(
+    loss: Tensor, gradient: Mapping[str, Tensor], size: float | Tensor | None = None
+) -> bool | Tensor:
+    """Return a bool on a CPU, else a 0-dim bool tensor, without waiting for the device.
+
+    Args:
+        loss: The loss, 0-dim.
+        gradient: Its gradient.
+        size: `tree.size` of the gradient, if it is known.
 
     >>> is_finite(torch.tensor(1.0), {"w": torch.tensor([float("nan")])})
-    tensor(False)
+    False
     """
-    return torch.isfinite(loss) & torch.isfinite(tree.largest(gradient)).to(loss.device)
+    size = tree.size(gradient) if size is None else size
+    if isinstance(size, float) and loss.device.type == "cpu":
+        return math.isfinite(size) and math.isfinite(loss)
+    return torch.isfinite(loss) & torch.isfinite(torch.as_tensor(size)).to(loss.device)
 
 
 def zero_unless(condition: Tensor, gradient: Mapping[str, Tensor]) -> Params:

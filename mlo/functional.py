@@ -3,20 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mlo.errors import ProblemError
 from mlo.problem import Loss
+from mlo.separable import LossValue, Weighted, scalar
 from mlo.tree import Params
+
+Slot = tuple[dict[str, Any], str]
+"""Where a module keeps a tensor: one of its dictionaries, and the key in it."""
 
 
 class PureLoss:
     """``{problem: Params}, batch -> loss``: parameters go in by name, nothing changes outside.
 
-    One `torch.func.functional_call` swaps the parameters of every module that the loss reads.
-    Parameters that are not given keep their values. Buffers are copied for each call, so that
-    the running statistics of a BatchNorm in train mode do not move.
+    For the time of a call the parameters of every module that the loss reads are exchanged, and
+    put back whatever happens. Parameters that are not given keep their values. Buffers are copied
+    for each call, so that the running statistics of a BatchNorm in train mode do not move.
 
     Args:
         problem: Name of the problem, for error messages.
@@ -24,7 +27,11 @@ class PureLoss:
         modules: The modules it reads, by problem name.
         takes_batch: Whether it takes a batch.
         requires_batch: Whether it cannot do without one.
-        moves: The problem whose buffers do move, because it is the one being updated.
+
+    Attributes:
+        returns_weighted: Whether the loss is separable; None before its first call.
+        compiled: The same loss compiled, for callers that differentiate it once and backwards;
+            None if there is none.
     """
 
     def __init__(
@@ -35,71 +42,115 @@ class PureLoss:
         *,
         takes_batch: bool,
         requires_batch: bool = True,
-        moves: str | None = None,
     ) -> None:
         self._problem = problem
+        self._loss = loss
+        self._modules = dict(modules)
         self._takes_batch = takes_batch
         self._requires_batch = requires_batch
-        self._call = _Call(loss, modules)
-        # Looking for tied weights at every call costs more than the swap itself.
-        distinct = len(list(self._call.parameters()))
-        self._is_tied = len(list(self._call.named_parameters(remove_duplicate=False))) > distinct
-        moving = f"{self._call.prefix[moves]}." if moves in self._call.prefix else None
-        self._held = [
-            name
-            for name, _ in self._call.named_buffers()
-            if not (moving and name.startswith(moving))
-        ]
+        # Walking modules at every call costs more than a small loss.
+        self._slots = {name: _parameter_slots(module) for name, module in modules.items()}
+        self._buffers = {name: buffer_slots(module) for name, module in modules.items()}
+        self.returns_weighted: bool | None = None
+        self.compiled: Loss | None = None
 
-    def __call__(self, params: Mapping[str, Params], batch: Any) -> Tensor:
-        """Return the loss, a 0-dim tensor, at these parameters.
+    def __call__(
+        self, params: Mapping[str, Params], batch: Any, *, moves: str | None = None
+    ) -> Tensor:
+        """Return the loss, a 0-dim tensor; see `value`."""
+        return scalar(self.value(params, batch, moves=moves))
+
+    def value(
+        self,
+        params: Mapping[str, Params],
+        batch: Any,
+        *,
+        moves: str | None = None,
+        first_order: bool = False,
+    ) -> LossValue:
+        """Return what the loss returns at these parameters.
+
+        Args:
+            params: Parameters by problem and name.
+            batch: What the loss is evaluated on.
+            moves: The problem whose buffers do move, because it is the one being updated.
+            first_order: Whether the caller differentiates it once and backwards only, so that the
+                compiled loss will do.
 
         Raises:
-            ProblemError: If the loss is not a 0-dim tensor.
+            ProblemError: If the loss is neither a 0-dim tensor nor `mlo.weighted`.
         """
-        swapped: dict[str, Tensor] = {
-            f"{self._call.prefix[problem]}.{name}": tensor
-            for problem, tensors in params.items()
-            if problem in self._call.prefix
-            for name, tensor in tensors.items()
-        }
-        for name in self._held:
-            swapped[name] = self._call.get_buffer(name).clone()
         # A loss whose batch has a default is called without where there is none.
         has_batch = self._takes_batch and (batch is not None or self._requires_batch)
         batches = {"batch": batch} if has_batch else {}
-        loss = torch.func.functional_call(
-            self._call, swapped, kwargs=batches, tie_weights=self._is_tied
-        )
+        replaced: list[tuple[dict[str, Any], str, Any]] = []
+        try:
+            for problem, tensors in params.items():
+                slots = self._slots.get(problem)
+                if slots is None:
+                    continue
+                for name, tensor in tensors.items():
+                    for owner, key in slots[name]:
+                        replaced.append((owner, key, owner[key]))
+                        owner[key] = tensor
+            for problem, buffers in self._buffers.items():
+                if problem == moves:
+                    continue
+                for owner, key in buffers:
+                    buffer = owner[key]
+                    replaced.append((owner, key, buffer))
+                    owner[key] = buffer.clone()
+            chosen = self.compiled if first_order and self.compiled is not None else self._loss
+            loss = chosen(**self._modules, **batches)
+        finally:
+            for owner, key, tensor in reversed(replaced):
+                owner[key] = tensor
+        self.returns_weighted = isinstance(loss, Weighted)
         return checked(loss, self._problem)
 
 
-class _Call(nn.Module):
-    """Holds the modules that a loss reads, so that one call swaps the parameters of all."""
-
-    def __init__(self, loss: Loss, modules: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self._loss = loss
-        # Problem names may clash with attributes of nn.Module; positions do not.
-        self.prefix = {name: f"m{position}" for position, name in enumerate(modules)}
-        for name, module in modules.items():
-            self.add_module(self.prefix[name], module)
-
-    def forward(self, **batch: Any) -> Tensor:
-        modules = {name: self.get_submodule(prefix) for name, prefix in self.prefix.items()}
-        loss: Tensor = self._loss(**modules, **batch)
-        return loss
+def _parameter_slots(module: nn.Module) -> dict[str, list[Slot]]:
+    """Return where every parameter is kept, a tied one in more than one place."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    slots: dict[str, list[Slot]] = {name: [] for name in names.values()}
+    for part in module.modules():
+        for key, parameter in part._parameters.items():
+            if parameter is not None:
+                slots[names[id(parameter)]].append((part._parameters, key))
+    return slots
 
 
-def checked(loss: object, problem: str) -> Tensor:
-    """Return `loss` if it is a 0-dim tensor.
+def buffer_slots(module: nn.Module) -> list[Slot]:
+    """Return where every buffer is kept, as a module may put another tensor in its place.
+
+    >>> [key for _, key in buffer_slots(nn.BatchNorm1d(2))]
+    ['running_mean', 'running_var', 'num_batches_tracked']
+    """
+    return [
+        (part._buffers, key)
+        for part in module.modules()
+        for key, buffer in part._buffers.items()
+        if buffer is not None
+    ]
+
+
+def checked(loss: object, problem: str) -> LossValue:
+    """Return `loss` if it is a 0-dim tensor or `mlo.weighted`.
 
     Raises:
         ProblemError: If it is not.
     """
+    if isinstance(loss, Weighted):
+        if loss.rest is not None and loss.rest.dim() != 0:
+            raise ProblemError(
+                f"problem {problem!r}: what is added to mlo.weighted must be a 0-dim tensor, got "
+                f"shape {tuple(loss.rest.shape)}; reduce it, for example with .sum()"
+            )
+        return loss
     if not isinstance(loss, Tensor):
         raise ProblemError(
-            f"problem {problem!r}: its loss must return a 0-dim tensor, got {type(loss).__name__}"
+            f"problem {problem!r}: its loss must return a 0-dim tensor or mlo.weighted(losses, "
+            f"weights), got {type(loss).__name__}"
         )
     if loss.dim() != 0:
         raise ProblemError(

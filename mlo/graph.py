@@ -8,7 +8,7 @@ from mlo.functional import PureLoss
 from mlo.order import Sweep, sweep_of
 from mlo.problem import Problem
 from mlo.reads import Arguments, arguments_of
-from mlo.response.implicit import finite_difference
+from mlo.response.one_step import finite_difference
 from mlo.response.protocol import Response, response_of
 
 
@@ -57,6 +57,8 @@ class Graph:
         for problem in problems:
             _check_moves(problem, self)
             _check_responds(problem, self)
+        for sweep in self.sweeps.values():
+            _check_nested(sweep, self)
 
     def problem(self, name: str) -> Problem:
         """Return the problem called `name`.
@@ -80,13 +82,8 @@ class Graph:
         """Return the problems that the loss of `name` reads, in the order of its signature."""
         return self.arguments[self.problem(name).name].problems
 
-    def pure_loss(self, name: str, *, moves: str | None = None) -> PureLoss:
-        """Return the loss of `name` as a pure function of the parameters of what it reads.
-
-        Args:
-            name: The problem.
-            moves: The problem whose buffers its evaluation may change, if any.
-        """
+    def pure_loss(self, name: str) -> PureLoss:
+        """Return the loss of `name` as a pure function of the parameters of what it reads."""
         problem = self.problem(name)
         return PureLoss(
             name,
@@ -94,7 +91,6 @@ class Graph:
             {n: self.problems[n].module for n in self.reads(name)},
             takes_batch=self.arguments[name].batch,
             requires_batch=self.arguments[name].batch_required,
-            moves=moves,
         )
 
     def explain(self) -> str:
@@ -108,6 +104,10 @@ class Graph:
     def __repr__(self) -> str:
         return f"Graph({', '.join(self.problems)})"
 
+    def _is_nested(self, name: str) -> bool:
+        """Return whether anything is differentiated through a reduced objective of `name`."""
+        return any(sweep.within.get(name) for sweep in self.sweeps.values())
+
     def _views(self) -> list[View]:
         return [
             View(
@@ -118,7 +118,7 @@ class Graph:
                 takes_batch=self.arguments[name].batch,
                 sweep=self.sweeps[name],
                 response=self.response(name).label,
-                evaluations=self.response(name).evaluations,
+                evaluations=None if self._is_nested(name) else self.response(name).evaluations,
                 num_parameters=sum(p.numel() for p in problem.parameters().values()),
             )
             for name, problem in self.problems.items()
@@ -211,6 +211,20 @@ def _check_responds(problem: Problem, graph: Graph) -> None:
             f"{problem.name!r} (or something that depends on it) and that {problem.name!r} reads. "
             f"{_who_reads_what(graph)}"
         )
+
+
+def _check_nested(sweep: Sweep, graph: Graph) -> None:
+    """Refuse a problem inside another's objective whose solution autograd cannot follow."""
+    for name in sweep.order:
+        for lower in sweep.within[name]:
+            if graph.response(lower).solution is None:
+                raise GraphError(
+                    f"problem {lower!r}: its solution is part of the objective of {name!r}, "
+                    f"through which {sweep.target!r} is differentiated, and "
+                    f"{graph.response(lower).label} cannot be differentiated again; give {lower!r} "
+                    "a response such as mlo.cg() or mlo.unrolled(), or mlo.constant() to drop its "
+                    "path on purpose"
+                )
 
 
 def _who_reads_what(graph: Graph) -> str:

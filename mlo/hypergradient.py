@@ -2,29 +2,25 @@
 
     cotangent[n] = ∂F/∂θ_n                      for every problem n that the loss F reads
     for n in the sweep's order:
-        cotangent[a] += response_n(cotangent[n])[a]     for every problem a that n's loss reads
+        cotangent[a] += response_n(cotangent[n])[a]     for every problem a that θ_n* depends on
     hypergradient = cotangent[target]
 
 Each solved problem is visited once, so the cost is linear in the edges of the graph, where
 enumerating paths would be exponential.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from mlo import tree
 from mlo.context import Context, context_of
 from mlo.errors import BatchError, ResponseError, nearest
-from mlo.functional import PureLoss
 from mlo.graph import Graph
-from mlo.outcome import Outcome, Status, escalated
-from mlo.product import Upstream
-from mlo.randomness import replayed, unchanged
+from mlo.outcome import Outcome
+from mlo.randomness import unchanged
+from mlo.sweep import Point, advanced, sweep
 from mlo.tree import Params
 
 
@@ -36,14 +32,6 @@ class Hypergradient(NamedTuple):
         outcomes: One `Outcome` for each problem that was differentiated, by name.
     """
 
-    gradient: Params
-    outcomes: dict[str, Outcome]
-
-
-class Swept(NamedTuple):
-    """What one sweep finds; a parameter that nothing depends on is absent from `gradient`."""
-
-    loss: Tensor
     gradient: Params
     outcomes: dict[str, Outcome]
 
@@ -75,6 +63,7 @@ def hypergradient(
         BatchError: If a batch is missing, or is given under a name that no problem has.
         ResponseError: If a response cannot be computed; with `throw`, also if an outcome failed.
 
+    >>> import torch
     >>> from torch import nn
     >>> from mlo.problem import Problem
     >>> from mlo.response.implicit import cg
@@ -90,7 +79,7 @@ def hypergradient(
     >>> hypergradient(graph, "a").gradient
     {'value': tensor(6.)}
     """
-    needed = (graph.problem(name).name, *graph.sweeps[name].order)
+    needed = (graph.problem(name).name, *graph.sweeps[name].flows)
     if batches is not None and not isinstance(batches, Mapping):
         raise BatchError(
             f"batches must map problem names to batches, got {type(batches).__name__}; expected "
@@ -99,11 +88,14 @@ def hypergradient(
     given = dict(batches or {})
     _check_batches(graph, needed, given)
     known = contexts or {}
-    found = {n: known.get(n) or fresh_context(graph, n) for n in graph.sweeps[name].order}
-    values = {n: tree.constants(p.parameters()) for n, p in graph.problems.items()}
-    losses = {n: graph.pure_loss(n) for n in needed}
-    with unchanged(_device_of(values[name])):
-        swept = sweep(graph, name, values, given, found, losses)
+    point = Point(
+        values={n: dict(p.parameters()) for n, p in graph.problems.items()},
+        batches=given,
+        contexts={n: known.get(n) or fresh_context(graph, n) for n in needed if n != name},
+        losses={n: graph.pure_loss(n) for n in needed},
+    )
+    with unchanged(next(iter(point.values[name].values())).device):
+        swept = sweep(graph, name, advanced(graph, name, point))
     failed = {n: o for n, o in swept.outcomes.items() if throw and o.failed}
     if failed:
         details = "; ".join(f"problem {n!r}: {o.message}" for n, o in failed.items())
@@ -120,95 +112,6 @@ def fresh_context(graph: Graph, name: str) -> Context:
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         optimizer = optimizer(list(problem.parameters().values()))
     return context_of(name, problem.parameters(), optimizer)
-
-
-@torch.enable_grad()
-def sweep(
-    graph: Graph,
-    target: str,
-    values: Mapping[str, Params],
-    batches: Mapping[str, Any],
-    contexts: Mapping[str, Context],
-    losses: Mapping[str, PureLoss],
-) -> Swept:
-    """Run the reverse sweep for `target`; the engine and `hypergradient` share it.
-
-    Args:
-        graph: The program.
-        target: The problem to differentiate.
-        values: Current parameters of every problem, as constants.
-        batches: Batch of each problem in the sweep that takes one.
-        contexts: Context of each solved problem.
-        losses: Pure loss of `target` and of each problem in its sweep.
-    """
-    plan = graph.sweeps[target]
-    device = _device_of(values[target])
-    loss, cotangents = _first_hops(
-        losses[target], values, (target, *plan.order), batches.get(target)
-    )
-    outcomes: dict[str, Outcome] = {}
-    for name in plan.order:
-        vector = cotangents.pop(name, {})
-        response = graph.response(name)
-        if not vector:
-            outcomes[name] = Outcome(solver=response.label, code=Status.ZERO_RESPONSE)
-            continue
-        full = tree.merged(tree.zeros_like(values[name]), tree.dense(vector))
-        inner = _inner(losses[name], name, values, batches.get(name), device)
-        upstream = {above: values[above] for above in plan.flows[name]}
-        answer, outcome = response(
-            inner, values[name], upstream, {k: full[k] for k in values[name]}, contexts[name]
-        )
-        outcomes[name] = _examined(response.label, outcome, answer)
-        for above, part in answer.items():
-            cotangents[above] = tree.merged(cotangents.get(above, {}), part)
-    return Swept(loss.detach(), cotangents.get(target, {}), outcomes)
-
-
-def _first_hops(
-    loss_function: Callable[..., Tensor],
-    values: Mapping[str, Params],
-    wanted: tuple[str, ...],
-    batch: Any,
-) -> tuple[Tensor, dict[str, Params]]:
-    """Return the loss and its gradient for every wanted problem, from one backward pass."""
-    variables = {name: tree.leaves(values[name]) for name in wanted}
-    loss = loss_function({**values, **variables}, batch)
-    flat = [(n, key, t) for n, params in variables.items() for key, t in params.items()]
-    found: tuple[Tensor | None, ...] = (None,) * len(flat)
-    if loss.requires_grad:
-        found = torch.autograd.grad(loss, [t for _, _, t in flat], allow_unused=True)
-    cotangents: dict[str, Params] = {}
-    for (name, key, _), gradient in zip(flat, found, strict=True):
-        if gradient is not None:
-            cotangents.setdefault(name, {})[key] = gradient
-    return loss, cotangents
-
-
-def _inner(
-    loss: PureLoss, name: str, values: Mapping[str, Params], batch: Any, device: torch.device
-) -> Callable[[Params, Upstream], Tensor]:
-    """Return the pure inner loss of a solved problem, everything else held constant."""
-
-    def inner(solution: Params, upstream: Upstream) -> Tensor:
-        return loss({**values, **upstream, name: solution}, batch)
-
-    return replayed(inner, device)
-
-
-def _examined(label: str, outcome: Outcome, answer: Upstream) -> Outcome:
-    """Report an answer that is zero or not finite, whatever the solver thought of it."""
-    outcome = replace(outcome, solver=label)
-    flat = {f"{above}.{key}": t for above, part in answer.items() for key, t in part.items()}
-    if not flat:
-        return replace(outcome, code=Status.ZERO_RESPONSE)
-    size = tree.largest(flat)
-    outcome = escalated(outcome, size == 0, Status.ZERO_RESPONSE)
-    return escalated(outcome, ~torch.isfinite(size), Status.NON_FINITE)
-
-
-def _device_of(params: Params) -> torch.device:
-    return next(iter(params.values())).device
 
 
 def _check_batches(graph: Graph, needed: tuple[str, ...], batches: Mapping[str, Any]) -> None:

@@ -24,9 +24,9 @@ class Status(IntEnum):
 
 
 _MEANING = {
-    Status.ONE_STEP: "differentiated one update of the problem; no linear system was solved",
-    Status.CONVERGED: "the linear solve reached its tolerance",
-    Status.TRUNCATED: "the linear solve stopped before its tolerance; more steps would help",
+    Status.ONE_STEP: "differentiated updates of the problem itself; no linear system was solved",
+    Status.CONVERGED: "the solve reached its tolerance",
+    Status.TRUNCATED: "the solve stopped before its tolerance; more steps would help",
     Status.NEGATIVE_CURVATURE: (
         "the Hessian has negative curvature, so the problem is not at a minimum: "
         "train it longer or add damping"
@@ -36,8 +36,9 @@ _MEANING = {
         "own parameters: the solution is not isolated; add a regulariser, weight decay or damping"
     ),
     Status.DIVERGED: (
-        "the Neumann series grows: its rate is above 2 / (largest eigenvalue of the Hessian), so "
-        "lower it, or the problem is not at a minimum, so train it longer"
+        "the iteration grows: its rate is above its bound, 2 / (largest eigenvalue of the "
+        "Hessian) (√2 / it for stationarity_penalty), so lower it, or the problem is not at a "
+        "minimum, so train it longer"
     ),
     Status.ZERO_RESPONSE: (
         "no gradient comes back: the cotangent or the derivative of the problem's gradient with "
@@ -59,7 +60,7 @@ class Outcome:
         solver: What solved, for example ``cg(steps=10)``.
         code: A `Status`, as a number or a 0-dim integer tensor.
         relative_residual: ``‖v - H w‖ / ‖v‖``, or NaN where no system is solved.
-        products: Hessian-vector products spent.
+        products: Hessian-vector products, or gradient steps, spent.
         note: What else the reader should know, in words.
     """
 
@@ -91,7 +92,7 @@ class Outcome:
 
     @property
     def iterations(self) -> int:
-        """Hessian-vector products spent."""
+        """Hessian-vector products, or gradient steps, spent."""
         return int(self.products)
 
     @property

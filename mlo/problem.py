@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from mlo.batch import length_of
 from mlo.errors import ProblemError
 from mlo.response.protocol import Answer, Response
+from mlo.separable import LossValue
 
-Loss = Callable[..., Tensor]
+Loss = Callable[..., LossValue]
 OptimizerFactory = Callable[[list[Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
@@ -23,12 +24,13 @@ class Problem:
     """``θ* = argmin_θ loss(θ; what it reads)``, one node of a multilevel program.
 
     The argument names of `loss` say what it reads: each is the name of a problem, whose module is
-    passed, or ``batch``. It is ordinary PyTorch and returns a 0-dim tensor::
+    passed, or ``batch``. It is ordinary PyTorch and returns a 0-dim tensor, or `mlo.weighted` of
+    one loss and one weight an example::
 
         def train_loss(model, weights, batch):
             x, y = batch
             losses = F.cross_entropy(model(x), y, reduction="none")
-            return (weights(losses.detach()) * losses).mean()
+            return mlo.weighted(losses, weights(losses.detach()))
 
     Attributes:
         name: An identifier, unique in the graph.

@@ -51,14 +51,45 @@ def largest(tree: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(filled, ord=float("inf"))).amax()
 
 
+def size(tree: Mapping[str, Tensor]) -> float | Tensor:
+    """Return a number that is 0, finite or not just as the largest absolute entry is.
+
+    On a CPU it is a number, which costs less than a tensor; elsewhere a 0-dim tensor, as a number
+    would have to be waited for.
+
+    >>> size({"a": torch.tensor([3.0, -7.0])}), size({"a": torch.tensor([float("nan")])})
+    (7.0, nan)
+    """
+    filled = [t for t in _dense_values(tree) if t.numel()]
+    if not filled:
+        return 0.0
+    if filled[0].device.type != "cpu":
+        return torch.stack(torch._foreach_norm(filled, ord=float("inf"))).amax()
+    return sum(map(float, torch._foreach_norm(filled, ord=float("inf"))))
+
+
 def dot(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
     """Return the inner product of two vectors of dense tensors, a 0-dim tensor.
 
     >>> dot({"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 4.0])})
     tensor(11.)
     """
-    products = [torch.sum(left[name] * right[name]) for name in left]
+    products = [_inner(left[name], right[name]) for name in left]
     return torch.stack(products).sum() if products else torch.zeros(())
+
+
+def inner(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float | Tensor:
+    """Return the inner product, on a CPU as a number, which costs less than a tensor there.
+
+    >>> inner({"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 4.0])})
+    11.0
+    """
+    if not left:
+        return 0.0
+    products = [_inner(tensor, right[name]) for name, tensor in left.items()]
+    if products[0].device.type == "cpu":
+        return sum(map(float, products))
+    return torch.stack(products).sum()
 
 
 def scaled(tree: Mapping[str, Tensor], factor: float | Tensor) -> Params:
@@ -144,12 +175,12 @@ def dense(tree: Mapping[str, Tensor]) -> Params:
 
 
 def constants(tree: Mapping[str, Tensor]) -> Params:
-    """Return views that share memory with `tree` and that autograd does not follow.
+    """Return tensors that share memory with `tree` and that autograd does not follow.
 
     >>> constants({"a": torch.ones(1, requires_grad=True)})["a"].requires_grad
     False
     """
-    return {name: t.detach() for name, t in tree.items()}
+    return {name: t.detach() if t.requires_grad else t for name, t in tree.items()}
 
 
 def leaves(tree: Mapping[str, Tensor]) -> Params:
@@ -159,3 +190,71 @@ def leaves(tree: Mapping[str, Tensor]) -> Params:
     True
     """
     return {name: t.detach().requires_grad_() for name, t in tree.items()}
+
+
+def axpy_(target: Mapping[str, Tensor], tree: Mapping[str, Tensor], factor: float | Tensor) -> None:
+    """Set ``target ← target + factor * tree`` in place, in one pass where `factor` is a number.
+
+    >>> total = {"a": torch.tensor([1.0, 2.0])}
+    >>> axpy_(total, {"a": torch.tensor([10.0, 20.0])}, 0.5)
+    >>> total
+    {'a': tensor([ 6., 12.])}
+    """
+    written, moved = list(target.values()), [tree[name] for name in target]
+    if not written:
+        return
+    if isinstance(factor, Tensor):
+        # As a number it would have to be fetched from the device.
+        torch._foreach_add_(written, torch._foreach_mul(moved, factor))
+    else:
+        torch._foreach_add_(written, moved, alpha=factor)
+
+
+def aypx_(target: Mapping[str, Tensor], tree: Mapping[str, Tensor], factor: float | Tensor) -> None:
+    """Set ``target ← factor * target + tree`` in place, in one pass where `factor` is a number.
+
+    >>> total = {"a": torch.tensor([1.0, 2.0])}
+    >>> aypx_(total, {"a": torch.tensor([10.0, 20.0])}, 0.5)
+    >>> total
+    {'a': tensor([10.5000, 21.0000])}
+    """
+    if isinstance(factor, Tensor):
+        if target:
+            torch._foreach_mul_(list(target.values()), factor)
+            torch._foreach_add_(list(target.values()), [tree[name] for name in target])
+        return
+    for name, tensor in target.items():
+        torch.add(tree[name], tensor, alpha=factor, out=tensor)
+
+
+def axpy(left: Mapping[str, Tensor], right: Mapping[str, Tensor], factor: float | Tensor) -> Params:
+    """Return ``left + factor * right`` for vectors of dense tensors.
+
+    >>> axpy({"a": torch.tensor([1.0])}, {"a": torch.tensor([10.0])}, 0.5)
+    {'a': tensor([6.])}
+    """
+    first, second = list(left.values()), [right[name] for name in left]
+    if not first:
+        return {}
+    if isinstance(factor, Tensor):
+        moved = torch._foreach_mul(second, factor)
+        torch._foreach_add_(moved, first)
+        return _rebuild(left, moved)
+    return _rebuild(left, torch._foreach_add(first, second, alpha=factor))
+
+
+_CHUNK = 1 << 20
+
+
+def _inner(left: Tensor, right: Tensor) -> Tensor:
+    """Return the inner product of two dense tensors, without a temporary where they are contiguous.
+
+    In float32 ``torch.dot`` loses 3e-4 over ten million terms, so long ones are summed in pieces.
+    """
+    if left.dtype != right.dtype or not (left.is_contiguous() and right.is_contiguous()):
+        return torch.sum(left * right)
+    first, second = left.view(-1), right.view(-1)
+    if first.numel() <= _CHUNK:
+        return torch.dot(first, second)
+    pieces = zip(torch.split(first, _CHUNK), torch.split(second, _CHUNK), strict=True)
+    return torch.stack([torch.dot(a, b) for a, b in pieces]).sum()

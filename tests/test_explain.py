@@ -58,7 +58,7 @@ def test_explanation_of_a_three_level_program():
 
 def test_a_dense_inverse_costs_an_unknown_number_of_evaluations():
     text = lbg(t=mlo.exact()).explain()
-    assert "  c: 1 x 3 + one for each parameter of a dense inverse" in text
+    assert "  c: 1 x 3 + those of the response of t" in text
     assert "  total: at least 11" in text
 
 

@@ -100,9 +100,9 @@ def test_a_problem_that_does_not_read_itself_never_moves():
 
 CIRCLES = {
     "two": [
-        problem("x", "x", "y"),
+        problem("x", "x", "y", "upper"),
         problem("y", "y", "x", "upper"),
-        problem("upper", "y"),
+        problem("upper", "x", "y"),
     ],
     "three": [
         problem("x", "x", "y"),
@@ -110,27 +110,17 @@ CIRCLES = {
         problem("z", "z", "x", "upper"),
         problem("upper", "x"),
     ],
-    "two, one more hanging on it": [
-        problem("x", "x", "y"),
-        problem("y", "y", "x", "upper"),
-        problem("z", "z", "x"),
-        problem("upper", "z"),
-    ],
-    "two on one level": [
-        problem("x", "x", "y", "upper"),
-        problem("y", "y", "x", "upper"),
-        problem("upper", "x", "y"),
-    ],
 }
 
 
 @pytest.mark.parametrize("problems", CIRCLES.values(), ids=CIRCLES)
-def test_a_circle_among_lower_problems(problems):
+def test_a_circle_among_problems_of_one_level(problems):
     message = (
-        "problem 'upper' cannot be differentiated: the problems below it read each other in a "
-        "circle, (x|y|z) -> .*each loss reads the next.*response=mlo.constant"
+        "problem 'upper' cannot be differentiated: the problems below it depend on each other in a "
+        "circle, (x|y|z) -> .*no level says which is solved within which.*response=mlo.constant"
     )
-    refused(message, *problems)
+    levels = {p.name: int(p.name == "upper") for p in problems}
+    refused(message, *problems, levels=levels)
 
 
 def nested(response=None):
@@ -142,27 +132,31 @@ def nested(response=None):
     ]
 
 
-def test_a_nested_program_whose_reduced_hessian_the_sweep_lacks():
-    message = (
-        "problem 'a' cannot be differentiated: .* in a circle, (b -> c -> b|c -> b -> c) .* solve "
-        "one nested program, its reduced Hessian would be needed, which the sweep does not compute"
-    )
-    refused(message, *nested())
-
-
-@pytest.mark.parametrize("upper_reads", [("a", "c"), ("c",), ("a", "b", "c")])
-def test_a_nested_program_is_refused_whatever_the_upper_loss_reads(upper_reads):
+@pytest.mark.parametrize("upper_reads", [("a", "b"), ("a", "c"), ("c",), ("a", "b", "c")])
+def test_a_nested_program_is_solved_from_within(upper_reads):
     inner, middle, _ = nested()
-    refused("problem 'a' cannot be differentiated", inner, middle, problem("a", *upper_reads))
+    sweep = Graph(inner, middle, problem("a", *upper_reads)).sweeps["a"]
+    assert sweep.order == (("c", "b") if "c" in upper_reads else ("b",))
+    assert sweep.within == {"c": (), "b": ("c",)}
+    assert sweep.flows == {"c": ("b",), "b": ("a",)}
 
 
-def test_a_nested_program_whose_upper_variables_enter_below_the_middle():
+def test_upper_variables_may_enter_a_nested_program_below_the_middle():
     # a → c*(a, b), and b* answers to c*: b depends on a through c alone.
+    sweep = Graph(
+        problem("c", "c", "b", "a"), problem("b", "b", "c"), problem("a", "a", "b")
+    ).sweeps["a"]
+    assert sweep.flows == {"c": ("b", "a"), "b": ("a",)}
+
+
+def test_a_response_that_cannot_be_differentiated_again_is_refused_within_another_objective():
+    def own(inner, solution, upstream, vector, context):
+        raise AssertionError
+
     refused(
-        "problem 'a' cannot be differentiated",
-        problem("c", "c", "b", "a"),
-        problem("b", "b", "c"),
-        problem("a", "a", "b"),
+        "problem 'c': its solution is part of the objective of 'b', through which 'a' is "
+        r"differentiated, and own cannot be differentiated again; give 'c' .*mlo.cg\(\)",
+        *nested(own),
     )
 
 

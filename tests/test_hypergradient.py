@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import mlo
 from mlo import Context, Graph, Problem, Status, hypergradient
 from mlo.testing.quadratic import UPPER, Quadratic, closed_form, declare, random_quadratic
+from mlo.testing.strategies import SHAPES, programs, quadratics
 from tests.programs import (
     Vector,
     at_solution,
@@ -22,7 +23,6 @@ from tests.programs import (
     solved_with,
     two_levels,
 )
-from tests.strategies import SHAPES, programs, quadratics
 
 PRECISE = 1e-9
 

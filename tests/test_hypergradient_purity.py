@@ -9,8 +9,7 @@ from torch import nn
 
 import mlo
 from mlo import Context, Graph, Problem, hypergradient
-from mlo.hypergradient import sweep
-from mlo.tree import constants
+from mlo.sweep import Point, sweep
 from tests.programs import (
     Vector,
     network,
@@ -200,10 +199,11 @@ def test_generators_go_on_as_if_each_loss_had_run_once(response):
         Problem(**noisy("above", ["x", "y"])),
     )
     order = ("above", *graph.sweeps["above"].order)
-    values = {n: constants(p.parameters()) for n, p in graph.problems.items()}
+    values = {n: p.parameters() for n, p in graph.problems.items()}
     contexts = {n: Context(problem=n) for n in order}
     seed_all()
-    sweep(graph, "above", values, {}, contexts, {n: graph.pure_loss(n) for n in order})
+    losses = {n: graph.pure_loss(n) for n in order}
+    sweep(graph, "above", Point(values=values, batches={}, contexts=contexts, losses=losses))
     after = draws()
     seed_all()
     for _ in range(3):

@@ -4,6 +4,7 @@ from torch import nn
 
 import mlo
 from mlo import Autograd, FiniteDifference, ResponseError, tree
+from mlo.inner import inner_of
 from mlo.product import product_of
 
 PRODUCTS = [Autograd(), FiniteDifference()]
@@ -58,8 +59,9 @@ def reference():
 def test_autograd_products_equal_dense_second_derivatives():
     solution, upstream, vector = point()
     hessian, mixed = reference()
-    maps = Autograd()(smooth, solution, upstream)
-    image, back = maps.hessian(vector), maps.mixed(vector)
+    maps = Autograd()(inner_of(smooth), solution, upstream)
+    image = maps.hessian(vector)
+    back = maps.mixed(vector)
     assert all(torch.allclose(image[n], hessian[n], rtol=1e-12) for n in solution)
     assert torch.allclose(back["above"]["a"], mixed["above"]["a"], rtol=1e-12)
     assert torch.allclose(back["other"]["b"], mixed["other"]["b"], rtol=1e-12)
@@ -69,7 +71,7 @@ def errors(radius):
     """Error norms of both finite-difference products on a smooth loss."""
     solution, upstream, vector = point()
     hessian, mixed = reference()
-    maps = FiniteDifference(radius=radius)(smooth, solution, upstream)
+    maps = FiniteDifference(radius=radius)(inner_of(smooth), solution, upstream)
     image, back = maps.hessian(vector), maps.mixed(vector)
     wanted = {n: mixed[p][n] for p, n in (("above", "a"), ("other", "b"))}
     found = {"a": back["above"]["a"], "b": back["other"]["b"]}
@@ -101,7 +103,9 @@ def test_the_default_radius_is_good_in_single_precision():
         return (upstream["above"]["w"] * out.square()).mean()
 
     found, exact = (
-        product(inner, solution, {"above": {"w": weights}}).mixed(vector)["above"]
+        product(inner_of(inner), solution, {"above": {"w": weights}}).mixed(
+            tree.scaled(vector, 1.0)
+        )["above"]
         for product in (FiniteDifference(), Autograd())
     )
     assert float((found["w"] - exact["w"]).norm() / exact["w"].norm()) < 1e-3
@@ -109,21 +113,21 @@ def test_the_default_radius_is_good_in_single_precision():
 
 @both_products
 def test_what_the_mixed_derivative_does_not_touch_is_left_out(product):
-    back = product(smooth, *point()[:2]).mixed(point()[2])
+    back = product(inner_of(smooth), *point()[:2]).mixed(point()[2])
     assert {p: list(params) for p, params in back.items()} == {"above": ["a"], "other": ["b"]}
 
 
 @both_products
 def test_the_hessian_is_keyed_and_shaped_like_the_solution(product):
     solution, upstream, vector = point()
-    image = product(smooth, solution, upstream).hessian(vector)
+    image = product(inner_of(smooth), solution, upstream).hessian(vector)
     assert {n: t.shape for n, t in image.items()} == {n: t.shape for n, t in solution.items()}
 
 
 @both_products
 def test_a_zero_vector_gives_exactly_zero(product):
     solution, upstream, vector = point()
-    maps = product(smooth, solution, upstream)
+    maps = product(inner_of(smooth), solution, upstream)
     zero = tree.zeros_like(vector)
     assert float(tree.norm(maps.hessian(zero))) == 0.0
     assert all(float(tree.norm(params)) == 0.0 for params in maps.mixed(zero).values())
@@ -135,15 +139,15 @@ def test_a_loss_that_is_linear_in_its_parameters_has_a_zero_hessian(product):
         return (solution["x"] * upstream["above"]["a"]).sum()
 
     solution, upstream = {"x": torch.ones(2)}, {"above": {"a": torch.tensor([3.0, 4.0])}}
-    maps = product(linear, solution, upstream)
+    maps = product(inner_of(linear), solution, upstream)
     vector = {"x": torch.tensor([1.0, 2.0])}
     assert torch.equal(maps.hessian(vector)["x"], torch.zeros(2))
-    assert torch.allclose(maps.mixed(vector)["above"]["a"], vector["x"], rtol=1e-3)
+    assert torch.allclose(maps.mixed(vector)["above"]["a"], torch.tensor([1.0, 2.0]), rtol=1e-3)
 
 
 @both_products
 def test_a_loss_that_depends_on_nothing_has_zero_derivatives(product):
-    maps = product(lambda solution, upstream: torch.tensor(1.0), {"x": torch.ones(2)}, {})
+    maps = product(inner_of(lambda solution, upstream: torch.tensor(1.0)), {"x": torch.ones(2)}, {})
     vector = {"x": torch.ones(2)}
     assert torch.equal(maps.hessian(vector)["x"], torch.zeros(2))
     assert maps.mixed(vector) == {}
@@ -156,7 +160,7 @@ def test_an_unused_parameter_has_a_zero_row_and_column(product):
 
     solution = {"x": torch.ones(2).double(), "unused": torch.ones(3).double()}
     upstream = {"above": {"a": torch.ones(1).double()}}
-    maps = product(loss, solution, upstream)
+    maps = product(inner_of(loss), solution, upstream)
     image = maps.hessian({"x": torch.ones(2).double(), "unused": torch.ones(3).double()})
     assert torch.equal(image["unused"], torch.zeros(3).double())
     assert torch.allclose(image["x"], torch.full((2,), 6.0).double())
@@ -165,9 +169,9 @@ def test_an_unused_parameter_has_a_zero_row_and_column(product):
 @both_products
 def test_nothing_that_goes_in_is_changed(product):
     solution, upstream, vector = point()
-    maps = product(smooth, solution, upstream)
+    maps = product(inner_of(smooth), solution, upstream)
     maps.hessian(vector)
-    maps.mixed(vector)
+    maps.mixed({name: t.clone() for name, t in vector.items()})
     again = point()
     for left, right in zip((solution, *upstream.values(), vector), again[:1], strict=False):
         assert all(torch.equal(left[n], right[n]) for n in right)
@@ -185,7 +189,7 @@ def test_the_gradient_of_a_sparse_embedding_comes_back_sparse(product):
         return (weights * solution["x"].square()).sum()
 
     solution, vector = {"x": torch.tensor([2.0, 3.0]).double()}, {"x": torch.ones(2).double()}
-    back = product(inner, solution, {"table": {"w": table}}).mixed(vector)["table"]["w"]
+    back = product(inner_of(inner), solution, {"table": {"w": table}}).mixed(vector)["table"]["w"]
     expected = torch.zeros(5, 2).double()
     expected[rows] = 2 * solution["x"]
     assert back.is_sparse
@@ -197,13 +201,17 @@ def test_the_gradient_of_a_sparse_embedding_comes_back_sparse(product):
 def test_finite_differences_refuse_half_precision(dtype):
     solution = {"x": torch.ones(2, dtype=dtype)}
     message = f"finite difference: parameter 'x' is {dtype}, whose rounding hides the difference"
+    maps = FiniteDifference()(inner_of(lambda solution, _: solution["x"].sum()), solution, {})
+    vector = {"x": torch.ones(2, dtype=dtype)}
     with pytest.raises(ResponseError, match=message):
-        FiniteDifference()(lambda solution, upstream: solution["x"].sum(), solution, {})
+        maps.hessian(vector)
+    with pytest.raises(ResponseError, match=message):
+        maps.mixed(vector)
 
 
 def test_autograd_products_take_half_precision():
     solution = {"x": torch.tensor([2.0], dtype=torch.bfloat16)}
-    maps = Autograd()(lambda solution, upstream: solution["x"].pow(2).sum(), solution, {})
+    maps = Autograd()(inner_of(lambda solution, _: solution["x"].pow(2).sum()), solution, {})
     assert maps.hessian({"x": torch.ones(1, dtype=torch.bfloat16)})["x"] == 2
 
 

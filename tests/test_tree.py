@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlo import tree
-from tests.strategies import seeds
+from mlo.testing.strategies import seeds
 
 
 def vector(seed, *, sparse=()):

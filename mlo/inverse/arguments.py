@@ -20,6 +20,18 @@ def count(solver: str, name: str, value: int) -> None:
         raise ResponseError(f"{solver}: {name} must be an integer >= 1, got {value!r}")
 
 
+def whole(solver: str, name: str, value: int) -> None:
+    """Refuse `value` unless it is an integer >= 0.
+
+    Raises:
+        ResponseError: If it is not.
+
+    >>> whole("nystrom", "seed", 0)
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ResponseError(f"{solver}: {name} must be an integer >= 0, got {value!r}")
+
+
 def positive(solver: str, name: str, value: float | None) -> None:
     """Refuse `value` unless it is None or a finite number > 0.
 

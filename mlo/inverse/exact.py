@@ -66,7 +66,8 @@ def exact(*, damping: float = 0.0, max_parameters: int = 5000) -> InverseProduct
         outcome = escalated(outcome, negative, Status.NEGATIVE_CURVATURE)
         return _unravel(answer, vector), escalated(outcome, ~finite, Status.NON_FINITE)
 
-    return InverseProduct(label=label, solve=solve, products=None)
+    settings = {"damping": damping, "max_parameters": max_parameters}
+    return InverseProduct(label=label, solve=solve, products=None, settings=settings)
 
 
 def _ravel(vector: Params) -> Tensor:

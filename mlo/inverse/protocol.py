@@ -1,7 +1,8 @@
 """What an inverse-Hessian product is: ``v ↦ H⁻¹ v`` from products ``v ↦ H v`` alone."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from mlo.context import Context
 from mlo.errors import ResponseError
@@ -20,20 +21,23 @@ class InverseProduct:
 
     Attributes:
         label: How `explain` and outcomes call it.
-        solve: ``(hvp, vector, context) -> (H⁻¹ vector, Outcome)``.
+        solve: ``(hvp, vector, context) -> (H⁻¹ vector, Outcome)``; it may overwrite its vector,
+            which calling the value itself does not.
         products: Hessian-vector products of one solve at most, or None if that depends on the
             number of parameters.
+        settings: What its factory was called with, by name.
     """
 
     label: str
     solve: Solve
     products: int | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(
         self, hvp: HessianProduct, vector: Params, context: Context = NOTHING_KNOWN
     ) -> tuple[Params, Outcome]:
         """Return ``H⁻¹ vector`` and how the solve went."""
-        return self.solve(hvp, vector, context)
+        return self.solve(hvp, {name: t.detach().clone() for name, t in vector.items()}, context)
 
 
 def inverse_product_of(solver: InverseProduct | Solve) -> InverseProduct:

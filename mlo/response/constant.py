@@ -1,8 +1,8 @@
 """A solved problem that is taken as a constant."""
 
 from mlo.context import Context
+from mlo.inner import Inner, Upstream
 from mlo.outcome import Outcome, Status
-from mlo.product import Inner, Upstream
 from mlo.response.protocol import Response
 from mlo.tree import Params
 

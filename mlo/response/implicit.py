@@ -1,13 +1,18 @@
 """Responses by the implicit function theorem: ``vᵀ ∂θ*/∂a = -(H⁻¹v)ᵀ ∂²g/∂θ∂a``."""
 
 from dataclasses import replace
+from typing import Literal
 
-from mlo import inverse, tree
+from mlo import inverse
 from mlo.context import Context
+from mlo.curvature import hessian_product
+from mlo.inner import Inner, Upstream
 from mlo.inverse.protocol import InverseProduct, Solve, inverse_product_of
 from mlo.outcome import Outcome
-from mlo.product import FiniteDifference, Inner, Product, ProductName, Upstream, product_of
+from mlo.product import ProductName, product_of
 from mlo.response.protocol import Response
+from mlo.response.solution import implicit_solution
+from mlo.second_derivatives import Product
 from mlo.tree import Params
 
 
@@ -39,71 +44,30 @@ def implicit(
         inner: Inner, solution: Params, upstream: Upstream, vector: Params, context: Context
     ) -> tuple[Upstream, Outcome]:
         derivatives = second_derivatives(inner, solution, upstream)
-
-        def hvp(direction: Params) -> Params:
-            image = derivatives.hessian(direction)
-            if context.sign < 0:
-                # What is maximised is the minimum of its negative, whose Hessian is positive.
-                image = tree.scaled(image, -1.0)
-            if not context.decay:
-                return image
-            ridge = {n: context.decay[n] * t for n, t in direction.items() if n in context.decay}
-            return tree.merged(image, ridge)
-
-        inverted, outcome = solver(hvp, vector, context)
-        noted = replace(outcome, note=context.unseen) if context.unseen else outcome
-        return derivatives.mixed(tree.scaled(inverted, -context.sign)), noted
+        inverted, outcome = solver.solve(hessian_product(derivatives, context), vector, context)
+        if context.unseen:
+            outcome = replace(outcome, note=context.unseen)
+        return derivatives.mixed(inverted, -context.sign), outcome
 
     evaluations = None
     if solver.products is not None:
         per_product = second_derivatives.evaluations
         evaluations = second_derivatives.overhead + per_product * (solver.products + 1)
-    return Response(label=label, answer=answer, evaluations=evaluations)
-
-
-def identity(rate: float | None = None, *, product: ProductName | Product = "autograd") -> Response:
-    """``-ξ vᵀ ∂²g/∂θ∂a``: the derivative of one update; see `mlo.inverse.identity`.
-
-    >>> identity(rate=0.1).label
-    'identity(rate=0.1)'
-    """
-    return implicit(inverse.identity(rate=rate), product=product)
-
-
-def finite_difference(radius: float = 0.01, *, rate: float | None = None) -> Response:
-    """``-ξ vᵀ ∂²g/∂θ∂a`` from two extra gradient evaluations: first-order only, as in DARTS.
-
-    The vector is scaled by ξ, the problem's own learning rate: without it two paths of different
-    length through a program would be added in different units.
-
-    Args:
-        radius: Norm of the perturbation of the weights.
-        rate: ξ; if None, the problem's own learning rate, parameter by parameter.
-
-    Raises:
-        ResponseError: If `radius` or `rate` is not positive.
-
-    References:
-        Liu, Simonyan and Yang, 2019, arXiv 1806.09055.
-
-    >>> finite_difference().evaluations
-    2
-    """
-    response = implicit(inverse.identity(rate=rate), product=FiniteDifference(radius=radius))
-    options = "" if radius == 0.01 else f"radius={radius:g}"
-    if rate is not None:
-        options = f"{options}, rate={rate:g}".lstrip(", ")
     return Response(
-        label=f"finite_difference({options})",
-        answer=response.answer,
-        evaluations=response.evaluations,
+        label=label,
+        answer=answer,
+        evaluations=evaluations,
+        solver=solver,
+        product=second_derivatives,
+        solution=implicit_solution(solver, second_derivatives),
     )
 
 
 def neumann(
     terms: int = 10,
-    rate: float | None = None,
+    rate: float | Literal["auto"] | None = None,
     *,
+    damping: float = 0.0,
     tolerance: float | None = None,
     product: ProductName | Product = "autograd",
 ) -> Response:
@@ -112,7 +76,8 @@ def neumann(
     >>> neumann(terms=5).evaluations
     6
     """
-    return implicit(inverse.neumann(terms=terms, rate=rate, tolerance=tolerance), product=product)
+    solver = inverse.neumann(terms=terms, rate=rate, damping=damping, tolerance=tolerance)
+    return implicit(solver, product=product)
 
 
 def cg(
@@ -128,6 +93,39 @@ def cg(
     7
     """
     return implicit(inverse.cg(steps=steps, damping=damping, tolerance=tolerance), product=product)
+
+
+def nystrom(
+    rank: int = 10,
+    damping: float = 0.1,
+    *,
+    seed: int = 0,
+    tolerance: float | None = None,
+    product: ProductName | Product = "autograd",
+) -> Response:
+    """The implicit response with a low-rank Hessian; see `mlo.inverse.nystrom`.
+
+    >>> nystrom(rank=5).evaluations
+    8
+    """
+    solver = inverse.nystrom(rank=rank, damping=damping, seed=seed, tolerance=tolerance)
+    return implicit(solver, product=product)
+
+
+def warm_started(
+    solver: InverseProduct | Solve | None = None,
+    *,
+    steps: int = 1,
+    tolerance: float | None = None,
+    product: ProductName | Product = "autograd",
+) -> Response:
+    """The implicit response that goes on from its last solve; see `mlo.inverse.warm_started`.
+
+    >>> warm_started().evaluations
+    3
+    """
+    inverted = inverse.warm_started(solver, steps=steps, tolerance=tolerance)
+    return implicit(inverted, product=product)
 
 
 def exact(

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlo import Context, ResponseError, Status, inverse
+from mlo.testing.strategies import conditions, seeds
 from tests.programs import system
-from tests.strategies import conditions, seeds
 
 
 def solve(matrix, vector, **options):

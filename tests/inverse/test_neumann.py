@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlo import Context, ResponseError, Status, inverse
+from mlo.testing.strategies import conditions, seeds
 from tests.programs import system
-from tests.strategies import conditions, seeds
 
 
 def solve(matrix, vector, rates=None, **options):
@@ -110,6 +110,9 @@ def test_a_missing_rate_is_named():
         ({"terms": 0}, "neumann: terms must be an integer >= 1, got 0"),
         ({"rate": 0.0}, "neumann: rate must be > 0, got 0.0"),
         ({"rate": float("inf")}, "neumann: rate must be > 0, got inf"),
+        ({"rate": "Auto"}, r"rate must be .* got 'Auto' \(did you mean 'auto'\?\)"),
+        ({"rate": "fast"}, "neumann: rate must be a number > 0, 'auto' or None, got 'fast'$"),
+        ({"damping": -1.0}, "neumann: damping must be >= 0, got -1.0"),
         ({"tolerance": -1.0}, "neumann: tolerance must be >= 0, got -1.0"),
     ],
 )
@@ -121,6 +124,8 @@ def test_options_out_of_range_are_refused(options, message):
 def test_label():
     assert inverse.neumann(terms=3).label == "neumann(terms=3)"
     assert inverse.neumann(terms=3, rate=0.1).label == "neumann(terms=3, rate=0.1)"
+    damped = inverse.neumann(terms=3, rate="auto", damping=0.5)
+    assert damped.label == "neumann(terms=3, rate='auto', damping=0.5)"
 
 
 def test_a_zero_hessian_is_reported():
@@ -128,3 +133,49 @@ def test_a_zero_hessian_is_reported():
     _, outcome = inverse.neumann(5, 0.1)(lambda w: {"w": 0 * w["w"]}, still)
     assert outcome.status is Status.ZERO_CURVATURE
     assert outcome.residual == 1.0
+
+
+@settings(max_examples=30)
+@given(st.integers(2, 8), conditions, seeds, st.integers(1, 10), st.floats(0.01, 5.0))
+def test_damping_is_added_to_the_diagonal(size, condition, seed, terms, damping):
+    matrix, vector = system(size, condition, seed)
+    shifted = matrix + damping * torch.eye(size).double()
+    rate = 1 / float(torch.linalg.eigvalsh(shifted).max())
+    answer, outcome = solve(matrix, vector, terms=terms, rate=rate, damping=damping)
+    expected, other = solve(shifted, vector, terms=terms, rate=rate)
+    assert torch.allclose(answer, expected, rtol=1e-10, atol=1e-12)
+    assert outcome.residual == pytest.approx(other.residual, rel=1e-8, abs=1e-12)
+
+
+def test_equal_rates_of_all_parameters_are_one_rate():
+    matrix, vector = system(6, 10.0, 4)
+    one, _ = solve(matrix, vector, terms=6, rate=0.05)
+    same, _ = solve(matrix, vector, {"a": 0.05, "b": 0.05}, terms=6)
+    lr = torch.tensor(0.05).double()
+    tensor, _ = solve(matrix, vector, {"a": lr, "b": lr}, terms=6)
+    assert torch.equal(one, same)
+    assert torch.allclose(one, tensor, rtol=1e-12)
+
+
+def test_a_rate_of_each_entry_is_used():
+    matrix, vector = system(4, 5.0, 5)
+    rates = {"a": torch.tensor([0.1, 0.2]).double(), "b": 0.05}
+    answer, _ = solve(matrix, vector, rates, terms=3000)
+    assert torch.allclose(answer, torch.linalg.solve(matrix, vector), rtol=1e-10)
+
+
+def test_growth_that_sets_in_late_is_seen():
+    # The part that grows is 1e-6 of the vector and is not yet half of the remainder.
+    matrix = torch.diag(torch.tensor([1.0, 1.0, 1.0, 3.0])).double()
+    vector = torch.tensor([1.0, 1.0, 1.0, 1e-6]).double()
+    _, early = solve(matrix, vector, terms=5, rate=0.9)
+    _, late = solve(matrix, vector, terms=20, rate=0.9)
+    assert early.status is Status.TRUNCATED
+    assert late.status is Status.DIVERGED
+
+
+def test_an_overflow_is_reported():
+    matrix = torch.diag(torch.tensor([1.0, 1e30])).double()
+    answer, outcome = solve(matrix, torch.ones(2).double(), terms=60, rate=1.0)
+    assert outcome.status is Status.NON_FINITE
+    assert not torch.isfinite(answer).all()

@@ -10,8 +10,8 @@ from mlo import hypergradient as hypergradient_of
 from mlo.context import context_of
 from mlo.response.implicit import implicit
 from mlo.testing.quadratic import UPPER, declare, random_quadratic
+from mlo.testing.strategies import SHAPES, quadratics
 from tests.programs import Vector, flat, relative_error, solved_with
-from tests.strategies import SHAPES, quadratics
 
 STEP_OPTIMIZERS = {
     "plain": {"lr": 0.1},
@@ -177,7 +177,7 @@ def test_the_outcome_tells_what_was_done():
     assert outcome.status is Status.TRUNCATED
     assert outcome.iterations == 2
     assert 1e-3 < outcome.residual < 1
-    assert outcome.message.startswith("cg(steps=2): the linear solve stopped before its tolerance")
+    assert outcome.message.startswith("cg(steps=2): the solve stopped before its tolerance")
     assert "after 2 products" in repr(outcome)
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import mlo
-from mlo.product import Product, ProductName
+from mlo.product import ProductName
+from mlo.second_derivatives import Product
 from mlo_lbg.assignments import Assignments, ClippedAssignments
 from mlo_lbg.data.batches import Batch
 from mlo_lbg.routing import Routing

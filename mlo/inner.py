@@ -1,0 +1,94 @@
+"""The inner loss that a response differentiates."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlo import tree
+from mlo.randomness import Replay, State
+from mlo.separable import LossValue, scalar
+from mlo.tree import Params
+
+Upstream = dict[str, Params]
+"""Parameters of the problems that an inner loss reads, by problem name."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inner:
+    """``(solution, upstream) -> g``: pure, and with the same random numbers at every call.
+
+    Attributes:
+        evaluate: ``(solution, upstream, batch) -> loss``.
+        batch: What the loss is evaluated on.
+        replay: The random numbers of its calls.
+        returns_weighted: Whether the loss returns its losses and weights; None if not known.
+        own: The problem's own parameters as variables, where they stand; None if not at hand.
+        above: Those of the problems that it reads, likewise.
+        compiled: As `evaluate`, for callers that differentiate it once and backwards only; None if
+            there is none.
+    """
+
+    evaluate: Callable[[Params, Upstream, Any], LossValue]
+    batch: Any = None
+    replay: Replay = field(default_factory=lambda: Replay(torch.device("cpu")))
+    returns_weighted: bool | None = None
+    own: Params | None = None
+    above: Mapping[str, Params] = field(default_factory=dict)
+    compiled: Callable[[Params, Upstream, Any], LossValue] | None = None
+
+    def __call__(self, solution: Params, upstream: Upstream) -> Tensor:
+        """Return ``g(solution; upstream)``, a 0-dim tensor."""
+        return scalar(self.value(solution, upstream))
+
+    def value(self, solution: Params, upstream: Upstream) -> LossValue:
+        """Return what the loss returned: a 0-dim tensor, or its losses and weights."""
+        return self.replay(self.evaluate, solution, upstream, self.batch)
+
+    def first_order(self) -> "Inner":
+        """Return the same loss for a caller that differentiates it once and backwards only.
+
+        That is the compiled loss, where there is one: compiled functions have no second and no
+        forward-mode derivative.
+        """
+        return self if self.compiled is None else replace(self, evaluate=self.compiled)
+
+    def variables(self, solution: Params, upstream: Upstream) -> tuple[Params, Upstream]:
+        """Return both as variables: the parameters themselves where nothing has moved.
+
+        Losses find those in place already, so that nothing has to be exchanged for an evaluation.
+        """
+        return _variables(solution, self.own), self.above_variables(upstream)
+
+    def above_variables(self, upstream: Upstream) -> Upstream:
+        """Return upstream tensors as variables; see `variables`."""
+        return {n: _variables(params, self.above.get(n)) for n, params in upstream.items()}
+
+    def on(self, batch: Any, state: State | None = None) -> "Inner":
+        """Return the same loss on another batch, with the random numbers that follow `state`.
+
+        Without a state its first call draws as the generators then stand.
+        """
+        return replace(self, batch=batch, replay=Replay(self.replay.device, state))
+
+
+def _variables(given: Params, present: Params | None) -> Params:
+    if present is not None and all(
+        given[name].data_ptr() == t.data_ptr() for name, t in present.items()
+    ):
+        return present
+    return tree.leaves(given)
+
+
+def inner_of(loss: "Inner | Callable[[Params, Upstream], LossValue]") -> Inner:
+    """Return `loss`, a plain function of solution and upstream wrapped.
+
+    >>> inner_of(lambda solution, upstream: solution["x"].square())({"x": torch.tensor(3.0)}, {})
+    tensor(9.)
+    """
+    if isinstance(loss, Inner):
+        return loss
+    function = loss
+    return Inner(evaluate=lambda solution, upstream, _: function(solution, upstream))

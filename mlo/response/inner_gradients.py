@@ -1,0 +1,59 @@
+"""First-order gradients of an inner loss, only those that are wanted."""
+
+import torch
+from torch import Tensor
+
+from mlo import tree
+from mlo.inner import Inner, Upstream
+from mlo.tree import Params
+
+
+def gradients_of(
+    inner: Inner, solution: Params, upstream: Upstream, *, own: bool, above: bool
+) -> tuple[Params, Upstream]:
+    """Return ``∂g/∂θ`` if `own` and ``{a: ∂g/∂a}`` if `above`, from one forward and one backward.
+
+    What is not wanted is empty and costs nothing. The first holds zeros for parameters that the
+    loss does not use; from the second they are left out.
+
+    >>> def loss(solution, upstream):
+    ...     return (solution["w"] * upstream["a"]["u"]).sum()
+    >>> given = {"w": torch.ones(1)}, {"a": {"u": torch.ones(1)}}
+    >>> gradients_of(loss, *given, own=False, above=True)
+    ({}, {'a': {'u': tensor([1.])}})
+    """
+    if not own and not above:
+        return {}, {}
+    point = tree.leaves(solution) if own else tree.constants(solution)
+    make = tree.leaves if above else tree.constants
+    variables = {problem: make(params) for problem, params in upstream.items()}
+    loss = inner(point, variables)
+    owned = list(point.values()) if own else []
+    flat = [(problem, n, t) for problem, params in variables.items() for n, t in params.items()]
+    inputs = [*owned, *(t for _, _, t in flat if above)]
+    found: tuple[Tensor | None, ...] = (None,) * len(inputs)
+    if loss.requires_grad:
+        found = torch.autograd.grad(loss, inputs, allow_unused=True)
+    gradient = {
+        name: torch.zeros_like(t) if g is None else g
+        for (name, t), g in zip(point.items(), found[: len(owned)], strict=False)
+    }
+    nested: Upstream = {}
+    for (problem, name, _), g in zip(flat, found[len(owned) :], strict=False):
+        if g is not None:
+            nested.setdefault(problem, {})[name] = g
+    return tree.dense(gradient), nested
+
+
+def difference(ahead: Upstream, behind: Upstream, factor: Tensor) -> Upstream:
+    """Return ``factor·(ahead - behind)`` of what both hold.
+
+    >>> difference({"a": {"u": torch.ones(1)}}, {"a": {"u": torch.zeros(1)}}, torch.tensor(3.0))
+    {'a': {'u': tensor([3.])}}
+    """
+    answer: Upstream = {}
+    for problem, params in ahead.items():
+        both = {n: t for n, t in params.items() if n in behind.get(problem, {})}
+        if both:
+            answer[problem] = tree.scaled(tree.minus(both, behind[problem]), factor)
+    return answer

@@ -1,0 +1,236 @@
+"""The reverse sweep itself, which `hypergradient` and the engine share.
+
+A `Point` is where a program stands: parameters, batches and what is known of each solved problem.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mlo import tree
+from mlo.context import Context
+from mlo.functional import PureLoss
+from mlo.graph import Graph
+from mlo.inner import Inner, Upstream
+from mlo.order import Sweep
+from mlo.outcome import Outcome, Status, escalated
+from mlo.randomness import Replay
+from mlo.second_derivatives import flat, nested
+from mlo.separable import LossValue, scalar
+from mlo.tree import Params
+
+
+class Swept(NamedTuple):
+    """What one sweep finds; a parameter that nothing depends on is absent from `gradient`."""
+
+    loss: Tensor
+    gradient: Params
+    outcomes: dict[str, Outcome]
+    size: float | Tensor | None = None
+    """`tree.size` of the gradient, where the sweep has found it on its way."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Point:
+    """Where a program stands.
+
+    Attributes:
+        values: Parameters of every problem: the trained ones themselves, or constants elsewhere.
+        batches: Batch of each problem in the sweep that takes one.
+        contexts: Context of each solved problem.
+        losses: Pure loss of each problem in the sweep.
+        moved: Problems whose values are not where their modules stand.
+    """
+
+    values: Mapping[str, Params]
+    batches: Mapping[str, Any]
+    contexts: Mapping[str, Context]
+    losses: Mapping[str, PureLoss]
+    moved: frozenset[str] = frozenset()
+
+    def exchanged(self, known: Mapping[str, Params]) -> dict[str, Params]:
+        """Return those of `known` that a loss would not find in the modules anyway."""
+        return {
+            name: params
+            for name, params in known.items()
+            if params is not self.values[name] or name in self.moved
+        }
+
+    def present(self, name: str) -> Params | None:
+        """Return the problem's own parameters, if they are where it stands."""
+        return None if name in self.moved else self.values[name]
+
+
+@torch.enable_grad()
+def sweep(graph: Graph, target: str, point: Point, *, moves: bool = False) -> Swept:
+    """Run the reverse sweep for `target`.
+
+    Args:
+        graph: The program.
+        target: The problem to differentiate.
+        point: Where the program stands.
+        moves: Whether the buffers of `target` move, as in an update.
+    """
+    plan = graph.sweeps[target]
+    loss, cotangents = _first_hops(graph, target, plan, point, moves=moves)
+    constants = {n: tree.constants(point.values[n]) for n in (target, *plan.flows)}
+    outcomes: dict[str, Outcome] = {}
+    size: float | Tensor | None = None
+    for name in plan.order:
+        vector = cotangents.pop(name, {})
+        response = graph.response(name)
+        if not vector:
+            outcomes[name] = Outcome(solver=response.label, code=Status.ZERO_RESPONSE)
+            continue
+        inner = inner_loss(graph, plan, name, point)
+        upstream = {above: constants[above] for above in plan.flows[name]}
+        owned = _owned(vector, constants[name])
+        del vector
+        answer, outcome = response(
+            inner, constants[name], upstream, owned, _context(point, plan, name)
+        )
+        outcomes[name], found = _examined(response.label, outcome, answer)
+        if target in answer:
+            size = found if len(answer) == 1 and target not in cotangents else None
+        for above, part in answer.items():
+            before = cotangents.get(above)
+            cotangents[above] = part if before is None else tree.merged(before, part)
+    return Swept(loss.detach(), cotangents.get(target, {}), outcomes, size)
+
+
+def inner_loss(graph: Graph, plan: Sweep, name: str, point: Point) -> Inner:
+    """Return the inner loss of a solved problem, everything that it does not depend on constant.
+
+    In a nested program it is the reduced one: the solutions of the problems within are functions of
+    what they read.
+    """
+    within = {n: inner_loss(graph, plan, n, point) for n in plan.within[name]}
+    varying = {name, *plan.flows[name], *within}
+    held = {n: tree.constants(point.values[n]) for n in graph.reads(name) if n not in varying}
+
+    def evaluate(
+        solution: Params, upstream: Upstream, batch: Any, *, first_order: bool = False
+    ) -> LossValue:
+        known = {**held, **upstream, name: solution}
+        for lower, inner in within.items():
+            respond = graph.response(lower).solution
+            assert respond is not None  # The graph has refused it.
+            reads = {n: known[n] for n in plan.flows[lower] if n in known}
+            value = tree.constants(point.values[lower])
+            known[lower] = respond(inner, value, reads, _context(point, plan, lower))
+        return point.losses[name].value(point.exchanged(known), batch, first_order=first_order)
+
+    above = {n: point.values[n] for n in plan.flows[name] if n not in point.moved}
+    return Inner(
+        evaluate=evaluate,
+        batch=point.batches.get(name),
+        replay=Replay(_device_of(point.values[name])),
+        returns_weighted=point.losses[name].returns_weighted,
+        own=point.present(name),
+        above=above,
+        compiled=partial(evaluate, first_order=True) if point.losses[name].compiled else None,
+    )
+
+
+def advanced(graph: Graph, target: str, point: Point) -> Point:
+    """Return the point after the updates that responses make of their own, as `unrolled` does."""
+    plan = graph.sweeps[target]
+    # Each after those that its solution depends on.
+    for name in reversed(tuple(plan.flows)):
+        response = graph.response(name)
+        if not response.advances or point.contexts[name].history is not None:
+            continue
+        assert response.solution is not None
+        inner = inner_loss(graph, plan, name, point)
+        upstream = {above: tree.constants(point.values[above]) for above in plan.flows[name]}
+        start = tree.constants(point.values[name])
+        context = replace(point.contexts[name], start=start)
+        end = tree.constants(response.solution(inner, start, upstream, context))
+        point = replace(
+            point,
+            values={**point.values, name: end},
+            contexts={**point.contexts, name: context},
+            moved=point.moved | {name},
+        )
+    return point
+
+
+def _context(point: Point, plan: Sweep, name: str) -> Context:
+    """Return the context of a solved problem, with the present values of what it depends on."""
+    if not any(name in within for within in plan.within.values()):
+        return point.contexts[name]
+    present = flat({above: point.values[above] for above in plan.flows[name]})
+    return replace(point.contexts[name], upstream=present)
+
+
+def _first_hops(
+    graph: Graph, target: str, plan: Sweep, point: Point, *, moves: bool
+) -> tuple[Tensor, dict[str, Params]]:
+    """Return the loss and its gradient for every wanted problem, from one backward pass."""
+    reads = graph.reads(target)
+    wanted = {
+        n: tree.leaves(point.values[n]) if n in point.moved else point.values[n]
+        for n in (target, *plan.order)
+        if n in reads
+    }
+    held = {n: tree.constants(point.values[n]) for n in reads if n not in wanted}
+    loss = scalar(
+        point.losses[target].value(
+            point.exchanged({**held, **wanted}),
+            point.batches.get(target),
+            moves=target if moves else None,
+            first_order=True,
+        )
+    )
+    inputs = flat(wanted)
+    found: Sequence[Tensor | None] = [None] * len(inputs)
+    if loss.requires_grad:
+        found = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
+    return loss, nested(inputs, found)
+
+
+def _owned(vector: Params, like: Params) -> Params:
+    """Return the vector dense and complete, in memory that nothing else looks at."""
+    seen: set[int] = set()
+    owned: Params = {}
+    for name, tensor in like.items():
+        part = vector.get(name)
+        if part is None:
+            owned[name] = torch.zeros_like(tensor)
+            continue
+        if part.is_sparse:
+            part = part.to_dense()
+        # Backward passes hand out broadcast tensors, and one tensor for several variables.
+        storage = part.untyped_storage()
+        address = storage.data_ptr()
+        if address in seen or part.numel() * part.element_size() != storage.nbytes():
+            part = part.clone(memory_format=torch.contiguous_format)
+        seen.add(address)
+        owned[name] = part
+    return owned
+
+
+def _examined(label: str, outcome: Outcome, answer: Upstream) -> tuple[Outcome, float | Tensor]:
+    """Report an answer that is zero or not finite, whatever the solver thought of it."""
+    parts = flat(answer)
+    if not parts:
+        return replace(outcome, solver=label, code=Status.ZERO_RESPONSE), 0.0
+    size = tree.size(parts)
+    if isinstance(size, float):
+        code = int(outcome.code)
+        if size == 0:
+            code = max(code, Status.ZERO_RESPONSE)
+        elif not math.isfinite(size):
+            code = Status.NON_FINITE
+        return replace(outcome, solver=label, code=code), size
+    outcome = escalated(replace(outcome, solver=label), size == 0, Status.ZERO_RESPONSE)
+    return escalated(outcome, ~torch.isfinite(size), Status.NON_FINITE), size
+
+
+def _device_of(params: Params) -> torch.device:
+    return next(iter(params.values())).device

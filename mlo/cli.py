@@ -1,4 +1,4 @@
-"""The command `mlo`: list programs, show one, run one."""
+"""The command `mlo`: list programs, show one, run one, check one."""
 
 import os
 import sys
@@ -14,9 +14,11 @@ import typer
 from rich.console import Console
 
 from mlo import config, registry
+from mlo.bench.command import bench, listing
 from mlo.errors import ConfigError, MloError, ProgramError
 from mlo.program import Program
 from mlo.record import Record
+from mlo.testing import command as checking
 
 _LOG_WIDTH: Final = 160
 
@@ -108,6 +110,61 @@ def _run(name: _Name, file: _File = None, overrides: _Overrides = None, out: _Ou
         except ConfigError:
             _discard(directory, whole=is_new)
             raise
+
+
+@app.command("check")
+def _check(
+    name: _Name,
+    file: _File = None,
+    overrides: _Overrides = None,
+    problems: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--problem", metavar="NAME", help="Whose hypergradient [every one]; repeatable."
+        ),
+    ] = None,
+    directions: Annotated[int, typer.Option(help="Random directions in each comparison.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the directions.")] = 0,
+    tolerance: Annotated[float, typer.Option(help="Relative error that passes.")] = 1e-3,
+    strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail too.")] = False,
+) -> None:
+    """Compare a program's hypergradients with differences of its solved problems."""
+    with _reporting():
+        program, settings = _resolved(name, file, overrides)
+        passed = checking.check(
+            program.graph(settings),
+            problems or (),
+            directions=directions,
+            seed=seed,
+            tolerance=tolerance,
+            strict=strict,
+            console=_console(),
+        )
+    if not passed:
+        raise typer.Exit(1)
+
+
+@app.command("bench")
+def _bench(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAMES]...", help="Benchmarks to run [all].", show_default=False),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Seconds instead of minutes; its timings mean nothing.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where NAME.json is written, over the last")
+    ] = Path("benchmarks", "results"),
+    device: Annotated[str, typer.Option("--device", help="As torch calls it, or 'auto'.")] = "auto",
+    show: Annotated[bool, typer.Option("--list", help="List the benchmarks and exit.")] = False,
+) -> None:
+    """Measure mlo beside hand-written loops and other libraries; one table and one JSON each."""
+    with _reporting():
+        if show:
+            typer.echo(listing())
+            return
+        bench(names or (), quick=quick, out=out, device=device, console=_console())
 
 
 def _resolved(

@@ -12,8 +12,8 @@ from mlo.testing.quadratic import (
     random_quadratic,
     solve,
 )
+from mlo.testing.strategies import programs
 from tests.programs import at_solution, flat, path_sum, same_bits, snapshot
-from tests.strategies import programs
 
 
 @pytest.mark.parametrize(("size", "shapes"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 2), (6, 3)])

@@ -10,7 +10,7 @@ from mlo_lbg import problems, routing
 from mlo_lbg.data.digits import Variant
 from mlo_lbg.grouping import Grouping, MakeAssignments, clipped_rows, softmax_rows
 from mlo_lbg.problems import GamLoss, SearchSettings
-from mlo_lbg.routing import RoutedLoss, Routing
+from mlo_lbg.routing import Routing, ValidationLoss
 from mlo_lbg.search import Budget
 from mlo_lbg.training import Optimisation
 
@@ -44,7 +44,7 @@ _GAM_LOSSES: dict[str, GamLoss] = {
     "distributed": problems.distributed,
 }
 _ASSIGNMENTS: dict[str, MakeAssignments] = {"softmax": softmax_rows, "clipped": clipped_rows}
-_OBJECTIVES: dict[str, RoutedLoss] = {
+_OBJECTIVES: dict[str, ValidationLoss] = {
     "expected": routing.expected,
     "mixture": routing.mixture,
 }
@@ -79,7 +79,7 @@ class SoftMixtureConfig(TrainingConfig):
 
     objective: Literal["expected", "mixture"] = "expected"
 
-    def mixture_loss(self) -> RoutedLoss:
+    def mixture_loss(self) -> ValidationLoss:
         """Return the loss that joins gate and experts."""
         return _OBJECTIVES[self.objective]
 

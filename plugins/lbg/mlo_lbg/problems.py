@@ -16,31 +16,33 @@ from torch import Tensor, nn
 import mlo
 from mlo.product import ProductName
 from mlo.second_derivatives import Product
+from mlo.separable import Weighted
 from mlo_lbg.assignments import Assignments, ClippedAssignments
 from mlo_lbg.data.batches import Batch
 from mlo_lbg.routing import Routing
 
-GamLoss = Callable[[Tensor, Tensor], Tensor]
-"""`(rows of C, log f)`, each `(batch, K)`, to `(batch,)` losses."""
+GamLoss = Callable[[Tensor, Tensor], Weighted]
+"""`(rows of C, log f)`, each `(batch, K)`, to losses of the GAM, weighted by C alone."""
 
 
-def assigned(rows: Tensor, log_f: Tensor) -> Tensor:
-    """`-C_nj log f_j(x_n)` with `j = argmax_k C_nk`: the group that the row names, Eq. 1.
+def assigned(rows: Tensor, log_f: Tensor) -> Weighted:
+    """`mean_n -C_nj log f_j(x_n)` with `j = argmax_k C_nk`: the group that the row names, Eq. 1.
 
-    >>> assigned(torch.tensor([[0.5, 0.25]]), torch.log(torch.tensor([[0.5, 0.5]])))
-    tensor([0.3466])
+    >>> assigned(torch.tensor([[0.5, 0.25]]), torch.log(torch.tensor([[0.5, 0.5]]))).value
+    tensor(0.3466)
     """
     probability, group = rows.max(-1)
-    return -probability * log_f.gather(-1, group.unsqueeze(-1)).squeeze(-1)
+    return mlo.weighted(-log_f.gather(-1, group.unsqueeze(-1)).squeeze(-1), probability)
 
 
-def distributed(rows: Tensor, log_f: Tensor) -> Tensor:
-    """`-Σ_k C_nk log f_k(x_n)`: cross-entropy with the whole row, K derivatives instead of one.
+def distributed(rows: Tensor, log_f: Tensor) -> Weighted:
+    """`mean_n -Σ_k C_nk log f_k(x_n)`: cross-entropy with the whole row, K derivatives, not one.
 
-    >>> distributed(torch.tensor([[0.5, 0.25]]), torch.log(torch.tensor([[0.5, 0.5]])))
-    tensor([0.5199])
+    >>> distributed(torch.tensor([[0.5, 0.25]]), torch.log(torch.tensor([[0.5, 0.5]]))).value
+    tensor(0.5199)
     """
-    return -(rows * log_f).sum(-1)
+    # The mean is over all K entries of a row, where the sum of the row is meant.
+    return mlo.weighted(-log_f, rows.shape[-1] * rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,17 +153,17 @@ def frozen_assignments(
     """Declare the two lower levels alone, with C as it is: what learning C is compared with."""
     eq1 = _eq1(settings)
 
-    def gam_loss(gam: nn.Module, batch: Batch) -> Tensor:
+    def gam_loss(gam: nn.Module, batch: Batch) -> Weighted:
         return eq1(gam=gam, assignments=modules.assignments, batch=batch)
 
     gam = _gam_problem(modules, settings, gam_batches, gam_loss, response=mlo.constant())
     return mlo.Graph(gam, _experts_problem(modules, settings, expert_batches))
 
 
-def _eq1(settings: SearchSettings) -> Callable[..., Tensor]:
-    def gam_loss(gam: nn.Module, assignments: nn.Module, batch: Batch) -> Tensor:
+def _eq1(settings: SearchSettings) -> Callable[..., Weighted]:
+    def gam_loss(gam: nn.Module, assignments: nn.Module, batch: Batch) -> Weighted:
         index, inputs, _ = batch
-        return settings.gam_loss(assignments(index), gam(inputs).log_softmax(-1)).mean()
+        return settings.gam_loss(assignments(index), gam(inputs).log_softmax(-1))
 
     return gam_loss
 
@@ -170,7 +172,7 @@ def _gam_problem(
     modules: Modules,
     settings: SearchSettings,
     batches: Iterable[Batch],
-    loss: Callable[..., Tensor],
+    loss: Callable[..., Weighted],
     response: mlo.Response,
 ) -> mlo.Problem:
     return mlo.Problem(
@@ -189,9 +191,9 @@ def _experts_problem(
     batches: Iterable[Batch],
     response: mlo.Response | None = None,
 ) -> mlo.Problem:
-    def experts_loss(experts: nn.ModuleList, gam: nn.Module, batch: Batch) -> Tensor:
+    def experts_loss(experts: nn.ModuleList, gam: nn.Module, batch: Batch) -> Weighted:
         _, inputs, targets = batch
-        return settings.routing.training(gam(inputs), list(experts), inputs, targets).mean()
+        return settings.routing.training(gam(inputs), list(experts), inputs, targets)
 
     return mlo.Problem(
         name="experts",

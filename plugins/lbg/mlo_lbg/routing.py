@@ -1,8 +1,9 @@
 """How the GAM's groups enter the experts' loss and the validation loss: Eq. 3 and Eq. 4.
 
 Shapes: `scores (batch, K)` are the GAM's logits, f their softmax, ĵ its top choice and E = f_ĵ its
-confidence; `targets (batch,)`. A routing holds one loss for each of the two equations; each returns
-`(batch,)` losses.
+confidence; `targets (batch,)`. A routing holds one loss for each of the two equations. The
+training loss of Eq. 3 keeps weights, which come from the GAM, and losses, which come from the
+experts, apart: that is what makes its mixed derivative exact and cheap.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+import mlo
+from mlo.separable import Weighted
 from mlo_lbg.dispatch import dispatch
 
-RoutedLoss = Callable[[Tensor, Sequence[nn.Module], Tensor, Tensor], Tensor]
+TrainingLoss = Callable[[Tensor, Sequence[nn.Module], Tensor, Tensor], Weighted]
+"""`(scores, experts, inputs, targets)` to losses of the experts, weighted by the GAM alone."""
+ValidationLoss = Callable[[Tensor, Sequence[nn.Module], Tensor, Tensor], Tensor]
 """`(scores, experts, inputs, targets)` to `(batch,)` losses."""
 
 
@@ -29,22 +34,22 @@ class Routing:
     """
 
     label: str
-    training: RoutedLoss
-    validation: RoutedLoss
+    training: TrainingLoss
+    validation: ValidationLoss
 
 
 def confidence_weighted(
     scores: Tensor, experts: Sequence[nn.Module], inputs: Tensor, targets: Tensor
-) -> Tensor:
-    """`E_n · l(z_ĵ(x_n), y_n)`: one expert runs on each example, O(N) whatever K.
+) -> Weighted:
+    """`mean_n E_n · l(z_ĵ(x_n), y_n)`: one expert runs on each example, O(N) whatever K.
 
     >>> confidence_weighted(torch.zeros(1, 2), [nn.Identity()] * 2, torch.zeros(1, 4),
-    ...                     torch.tensor([0]))
-    tensor([0.6931])
+    ...                     torch.tensor([0])).value
+    tensor(0.6931)
     """
     confidence, chosen = scores.softmax(-1).max(-1)
     logits = dispatch(experts, chosen, inputs)
-    return confidence * cross_entropy(logits, targets, reduction="none")
+    return mlo.weighted(cross_entropy(logits, targets, reduction="none"), confidence)
 
 
 def confidence_scaled(
@@ -73,8 +78,26 @@ def expected(
     >>> expected(torch.zeros(1, 2), [nn.Identity()] * 2, torch.zeros(1, 4), torch.tensor([0]))
     tensor([1.3863])
     """
+    return (scores.softmax(-1) * _losses(experts, inputs, targets)).sum(-1)
+
+
+def shared(
+    scores: Tensor, experts: Sequence[nn.Module], inputs: Tensor, targets: Tensor
+) -> Weighted:
+    """The mean of `expected` over the batch, its weights and losses `(batch, K)` kept apart.
+
+    >>> shared(torch.zeros(1, 2), [nn.Identity()] * 2, torch.zeros(1, 4), torch.tensor([0])).value
+    tensor(1.3863)
+    """
+    # The mean is over all K entries of a row, where the sum of the row is meant.
+    weights = scores.shape[-1] * scores.softmax(-1)
+    return mlo.weighted(_losses(experts, inputs, targets), weights)
+
+
+def _losses(experts: Sequence[nn.Module], inputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of every expert on every example, `(batch, K)`."""
     losses = [cross_entropy(expert(inputs), targets, reduction="none") for expert in experts]
-    return (scores.softmax(-1) * torch.stack(losses, dim=-1)).sum(-1)
+    return torch.stack(losses, dim=-1)
 
 
 def mixture(
@@ -85,8 +108,7 @@ def mixture(
     >>> mixture(torch.zeros(1, 2), [nn.Identity()] * 2, torch.zeros(1, 4), torch.tensor([0]))
     tensor([1.3863])
     """
-    losses = [cross_entropy(expert(inputs), targets, reduction="none") for expert in experts]
-    return -(scores.log_softmax(-1) - torch.stack(losses, dim=-1)).logsumexp(-1)
+    return -(scores.log_softmax(-1) - _losses(experts, inputs, targets)).logsumexp(-1)
 
 
 HARD = Routing(label="hard", training=confidence_weighted, validation=confidence_scaled)
@@ -95,8 +117,8 @@ HARD = Routing(label="hard", training=confidence_weighted, validation=confidence
 HARD_MIXTURE = Routing(label="hard, mixture", training=confidence_weighted, validation=mixture)
 """Top-1 experts, judged as a mixture: validation is O(NK)."""
 
-SOFT = Routing(label="soft", training=expected, validation=expected)
+SOFT = Routing(label="soft", training=shared, validation=expected)
 """Every expert is charged for its share; search is O(NK), retraining is O(N)."""
 
-SOFT_MIXTURE = Routing(label="soft, mixture", training=expected, validation=mixture)
+SOFT_MIXTURE = Routing(label="soft, mixture", training=shared, validation=mixture)
 """Shared charges in training, judged as a mixture."""

@@ -8,14 +8,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mlo_lbg import routing
-from mlo_lbg.routing import RoutedLoss
+from mlo_lbg.routing import TrainingLoss, ValidationLoss
 
-LOSSES = [
-    routing.confidence_weighted,
-    routing.confidence_scaled,
-    routing.expected,
-    routing.mixture,
-]
+TRAINING = [routing.confidence_weighted, routing.shared]
+VALIDATION = [routing.confidence_scaled, routing.expected, routing.mixture]
 
 
 class Counting(nn.Module):
@@ -38,24 +34,41 @@ def draw(num_groups: int, seed: int) -> tuple[Tensor, list[Counting], Tensor, Te
     return torch.randn(11, num_groups), experts, torch.randn(11, 3), torch.randint(4, (11,))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", VALIDATION)
 @given(num_groups=st.integers(1, 5), seed=st.integers(0, 1000))
-def test_each_loss_is_one_number_per_example(loss: RoutedLoss, num_groups: int, seed: int) -> None:
+def test_each_validation_loss_is_one_number_per_example(
+    loss: ValidationLoss, num_groups: int, seed: int
+) -> None:
     scores, experts, inputs, targets = draw(num_groups, seed)
     found = loss(scores, experts, inputs, targets)
     assert found.shape == (11,)
     assert (found >= 0).all()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_with_one_group_each_is_cross_entropy(loss: RoutedLoss) -> None:
+@pytest.mark.parametrize("loss", VALIDATION)
+def test_with_one_group_each_is_cross_entropy(loss: ValidationLoss) -> None:
     scores, experts, inputs, targets = draw(1, 0)
     expected = cross_entropy(experts[0].linear(inputs), targets, reduction="none")
     torch.testing.assert_close(loss(scores, experts, inputs, targets), expected)
 
 
-@pytest.mark.parametrize("loss", LOSSES[:2])
-def test_top_one_routing_runs_one_expert_on_each_example(loss: RoutedLoss) -> None:
+@pytest.mark.parametrize("loss", TRAINING)
+def test_with_one_group_training_is_cross_entropy(loss: TrainingLoss) -> None:
+    scores, experts, inputs, targets = draw(1, 0)
+    expected = cross_entropy(experts[0].linear(inputs), targets)
+    torch.testing.assert_close(loss(scores, experts, inputs, targets).value, expected)
+
+
+@given(num_groups=st.integers(1, 5), seed=st.integers(0, 1000))
+def test_shared_charges_are_the_mean_of_the_expected_loss(num_groups: int, seed: int) -> None:
+    drawn = draw(num_groups, seed)
+    torch.testing.assert_close(routing.shared(*drawn).value, routing.expected(*drawn).mean())
+
+
+@pytest.mark.parametrize("loss", [routing.confidence_weighted, routing.confidence_scaled])
+def test_top_one_routing_runs_one_expert_on_each_example(
+    loss: TrainingLoss | ValidationLoss,
+) -> None:
     """O(N), whatever the number of groups."""
     scores, experts, inputs, targets = draw(4, 1)
     loss(scores, experts, inputs, targets)
@@ -86,7 +99,8 @@ def test_dispatch_by_hand() -> None:
     """E times the cross-entropy of the chosen expert, and the cross-entropy of E times logits."""
     scores, experts, inputs, targets = draw(3, 2)
     f = scores.softmax(-1)
-    weighted = routing.confidence_weighted(scores, experts, inputs, targets)
+    parts = routing.confidence_weighted(scores, experts, inputs, targets)
+    weighted = parts.weights * parts.losses
     scaled = routing.confidence_scaled(scores, experts, inputs, targets)
     for n in range(len(inputs)):
         k = int(f[n].argmax())

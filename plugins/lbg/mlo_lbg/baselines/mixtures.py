@@ -8,7 +8,7 @@ from mlo_lbg.balance import switch_balance
 from mlo_lbg.data.batches import Batches
 from mlo_lbg.data.dataset import Examples
 from mlo_lbg.predictors import SoftMixture, TopOne
-from mlo_lbg.routing import RoutedLoss, confidence_scaled, expected
+from mlo_lbg.routing import ValidationLoss, confidence_scaled, expected
 from mlo_lbg.seeds import seeded, spawn
 from mlo_lbg.training import Optimisation, Progress, fit, silent
 
@@ -24,7 +24,7 @@ def soft_mixture(
     architecture: Architecture,
     optimisation: Optimisation,
     *,
-    objective: RoutedLoss = expected,
+    objective: ValidationLoss = expected,
     seed: int,
     progress: Progress = silent,
 ) -> SoftMixture:

@@ -39,11 +39,11 @@ def clean_loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
     return cross_entropy(model(inputs), labels)
 
 
-def noisy_loss(model: nn.Module, weighting: nn.Module, batch: list[Tensor]) -> Tensor:
+def noisy_loss(model: nn.Module, weighting: nn.Module, batch: list[Tensor]) -> mlo.Weighted:
     inputs, _, noisy = batch
     losses = cross_entropy(model(inputs), noisy, reduction="none")
     weights: Tensor = weighting(losses.detach()[:, None])[:, 0]
-    return (weights * losses).sum() / weights.sum()
+    return mlo.weighted(losses, weights, normalized=True)
 
 
 def declare(settings: Settings) -> mlo.Graph:

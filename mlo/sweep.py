@@ -89,7 +89,7 @@ def sweep(graph: Graph, target: str, point: Point, *, moves: bool = False) -> Sw
             continue
         inner = inner_loss(graph, plan, name, point)
         upstream = {above: constants[above] for above in plan.flows[name]}
-        owned = _owned(vector, constants[name])
+        owned = _owned(vector, constants[name], _storages(cotangents))
         del vector
         answer, outcome = response(
             inner, constants[name], upstream, owned, _context(point, plan, name)
@@ -194,9 +194,19 @@ def _first_hops(
     return loss, nested(inputs, found)
 
 
-def _owned(vector: Params, like: Params) -> Params:
+def _storages(cotangents: Mapping[str, Params]) -> set[int]:
+    """Return where the tensors are kept that are still waiting to be answered or passed on."""
+    return {
+        t.untyped_storage().data_ptr()
+        for params in cotangents.values()
+        for t in params.values()
+        if not t.is_sparse
+    }
+
+
+def _owned(vector: Params, like: Params, others: set[int]) -> Params:
     """Return the vector dense and complete, in memory that nothing else looks at."""
-    seen: set[int] = set()
+    seen = set(others)
     owned: Params = {}
     for name, tensor in like.items():
         part = vector.get(name)

@@ -215,3 +215,59 @@ def test_generators_go_on_as_if_each_loss_had_run_once(response):
     after = draws()
     seed_all()
     assert after == draws()
+
+
+SOLVERS = [mlo.cg(), mlo.neumann(200, 0.5), mlo.exact(), mlo.cg(product="finite_difference")]
+
+
+@pytest.mark.parametrize("response", SOLVERS, ids=lambda r: r.label)
+def test_two_problems_whose_cotangents_are_one_tensor_do_not_overwrite_each_other(response):
+    """Autograd hands out one tensor for both terms of a sum, and a response owns its vector."""
+    graph = Graph(
+        Problem(
+            name="x",
+            module=Vector(1.0),
+            loss=lambda x, a: (x.value - a.value).square().sum(),
+            response=response,
+        ),
+        Problem(
+            name="y",
+            module=Vector(2.0),
+            loss=lambda y, a: (y.value - 2 * a.value).square().sum(),
+            response=response,
+        ),
+        Problem(
+            name="a", module=Vector(1.0), loss=lambda x, y: (x.value + y.value).square().sum()
+        ),
+    )
+    found = hypergradient(graph, "a").gradient["value"]
+    assert torch.allclose(found, torch.tensor([18.0]).double(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("response", SOLVERS, ids=lambda r: r.label)
+def test_a_cotangent_that_is_passed_on_is_not_overwritten(response):
+    """a → b* → c*, F = (b + c)²: the cotangent of b waits while c answers to it."""
+    graph = Graph(
+        Problem(
+            name="c",
+            module=Vector(0.6),
+            loss=lambda c, b: (c.value - 2 * b.value).square().sum(),
+            response=response,
+        ),
+        Problem(
+            name="b",
+            module=Vector(0.2),
+            loss=lambda b, c, a: (b.value - a.value).square().sum() + c.value.square().sum(),
+            response=mlo.exact(),
+        ),
+        Problem(
+            name="a", module=Vector(1.0), loss=lambda b, c: (b.value + c.value).square().sum()
+        ),
+    )
+    b = 0.2
+    with torch.no_grad():
+        graph.problem("b").module.value.fill_(b)
+        graph.problem("c").module.value.fill_(2 * b)
+    # b* = a / 5 and c* = 2 b*, so F = (3 a / 5)².
+    found = hypergradient(graph, "a").gradient["value"]
+    assert torch.allclose(found, torch.tensor([2 * 9 / 25]).double(), rtol=1e-5)

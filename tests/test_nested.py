@@ -191,6 +191,14 @@ def test_finite_differences_see_the_inner_solution_move(response_b, response_c):
     assert relative(found, exact) < 1e-3
 
 
+def test_inner_products_may_be_differences():
+    program = Smooth(4)
+    exact = hypergradient(program.graph(mlo.exact(), mlo.exact()), "a").gradient["value"]
+    inner = mlo.cg(20, product=mlo.FiniteDifference(radius=1e-4))
+    found = hypergradient(program.graph(mlo.exact(), inner), "a").gradient["value"]
+    assert relative(found, exact) < 1e-6
+
+
 def test_halving_the_radius_quarters_the_error_of_a_nested_difference():
     program = Smooth(2)
     exact = hypergradient(program.graph(mlo.exact(), mlo.exact()), "a").gradient["value"]

@@ -75,10 +75,12 @@ class _System:
 
     def inverse(self, point: Tensors, above: Tensors, vector: Tensors) -> Tensors:
         """Return ``W v`` at a point; a constant."""
-        derivatives = self.product(self.inner, self.named(point), nested(self.keys, above))
-        hvp = hessian_product(derivatives, self.context)
-        inverted, _ = self.solver(hvp, self.named(vector), self.context)
-        return tuple(inverted[name] for name in self.names)
+        # The forward pass of a function is not followed, but products take gradients in it.
+        with torch.enable_grad():
+            derivatives = self.product(self.inner, self.named(point), nested(self.keys, above))
+            hvp = hessian_product(derivatives, self.context)
+            inverted, _ = self.solver(hvp, self.named(vector), self.context)
+        return tuple(inverted[name].detach() for name in self.names)
 
     def gradient(self, point: Sequence[Tensor], above: Sequence[Tensor]) -> Tensors:
         """Return ``±∇g`` with its graph, where `point` holds variables."""

@@ -110,3 +110,17 @@ def test_names_pair_the_tensors_not_their_order():
     assert {n: t.item() for n, t in tree.plus(left, right).items()} == {"a": 6, "b": 12}
     assert {n: t.item() for n, t in tree.minus(left, right).items()} == {"a": -4, "b": 8}
     assert tree.dot(left, right) == 25
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"), [(1e-30, 1e-30), (1e30, 1e30), (float("inf"), float("inf"))]
+)
+def test_a_size_is_zero_or_infinite_only_where_an_entry_is(entry, expected):
+    """Squares of these vanish or overflow in float32."""
+    assert tree.size({"a": torch.tensor([entry, 0.0])}) == pytest.approx(expected)
+
+
+def test_the_size_of_nothing_is_zero():
+    assert (
+        tree.size({}) == tree.size({"a": torch.zeros(0)}) == tree.size({"a": torch.zeros(2)}) == 0
+    )

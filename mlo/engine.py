@@ -4,6 +4,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +13,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mlo import finite, progress, tree
 from mlo.batch import Feed
+from mlo.capturable import check_capturable, check_draws
 from mlo.compiled_loss import Compile, compile_losses, compiler_of
 from mlo.context import Context, context_of
+from mlo.cuda_graph import Capture, CudaCapture
 from mlo.device import resolve, synchronous
 from mlo.errors import MloError, NonFiniteError, ProblemError
 from mlo.functional import buffer_slots, checked
 from mlo.graph import Graph
 from mlo.history import Recorder
 from mlo.outcome import Outcome
+from mlo.replay import CapturedRound, Moved, Rounds
 from mlo.runnable import check_runnable, optimizer_of, scheduler_of
 from mlo.schedule import updates_of_round
 from mlo.separable import scalar
@@ -61,6 +65,9 @@ class Engine:
         compiled: True to compile losses with `torch.compile`, or a function that compiles one. The
             compiled loss serves wherever only first derivatives are taken backwards; see
             `mlo.compiled_loss`.
+        cuda_graph: True to capture a whole round in a CUDA graph, after a few that run as always,
+            and to replay it from then on; see `mlo.replay`. Batches must keep their shapes,
+            optimizers be capturable, and nothing may read numbers on the host.
 
     Attributes:
         graph: The program.
@@ -70,7 +77,8 @@ class Engine:
         round: Rounds run so far.
 
     Raises:
-        ProblemError: If a problem lacks what running takes, such as an optimizer.
+        ProblemError: If a problem lacks what running takes, such as an optimizer, or cannot be
+            captured.
 
     >>> from mlo.problem import Problem
     >>> line = torch.nn.Linear(1, 1, bias=False)
@@ -89,6 +97,7 @@ class Engine:
         device: str | torch.device = "auto",
         *,
         compiled: bool | Compile = False,
+        cuda_graph: bool | Capture = False,
     ) -> None:
         if not isinstance(graph, Graph):
             raise MloError(f"an engine runs a mlo.Graph, got {type(graph).__name__}")
@@ -127,6 +136,7 @@ class Engine:
         # On an accelerator flags are read once in a while, so that no update waits for it.
         self._unread: list[tuple[str, int, Tensor]] = []
         self._warned: set[tuple[str, str, int]] = set()
+        self._captured = None if cuda_graph is False else self._capturing(cuda_graph)
 
     def run(self, rounds: int, *, show_progress: bool = True) -> Round:
         """Run `rounds` rounds and return the last, with a live display in a terminal.
@@ -170,8 +180,7 @@ class Engine:
     def _updates_of_round(self) -> Round:
         losses: dict[str, Tensor] = {}
         outcomes: dict[str, dict[str, Outcome]] = {}
-        for name in self._schedule:
-            swept = self.update(name)
+        for name, swept in self._swept_one_by_one():
             losses[name] = swept.loss
             if swept.outcomes:
                 outcomes[name] = swept.outcomes
@@ -180,6 +189,15 @@ class Engine:
         if len(self._unread) > 1000:
             self._read_flags()
         return Round(number=self.round, losses=losses, outcomes=outcomes)
+
+    def _swept_one_by_one(self) -> Iterator[tuple[str, Swept]]:
+        if self._captured is None:
+            for name in self._schedule:
+                yield name, self.update(name)
+            return
+        for name, (swept, usable) in self._captured.run():
+            self._unread.append((name, self.round, usable))
+            yield name, swept
 
     def update(self, name: str) -> Swept:
         """Update one problem once, as a round does when its turn comes.
@@ -196,6 +214,17 @@ class Engine:
             self._recorders[name].before_update(
                 self._trained(name), self.optimizers[name], self._batches.get(name), self.device
             )
+        swept, usable = self._moved(name)
+        if not synchronous(self.device):
+            self._unread.append((name, self.round, usable))
+        self._step_scheduler(name, swept.loss)
+        for lower, recorder in self._recorders.items():
+            if self.graph.levels[lower] < self.graph.levels[name]:
+                recorder.begin_block()
+        return swept
+
+    def _moved(self, name: str) -> Moved:
+        """Update one problem on its last batch, but for its scheduler."""
         eager = synchronous(self.device)
         buffers = [(o, k, o[k].clone()) for o, k in self._buffers[name]] if eager else []
         try:
@@ -208,21 +237,43 @@ class Engine:
             for owner, key, before in buffers:
                 owner[key].copy_(before)
             raise
-        gradient = swept.gradient
+        gradient, flag = swept.gradient, torch.as_tensor(usable)
         if not eager:
-            gradient = finite.zero_unless(torch.as_tensor(usable), gradient)
-            self._unread.append((name, self.round, torch.as_tensor(usable)))
+            gradient = finite.zero_unless(flag, gradient)
         parameters = self._trained(name)
         for key, parameter in parameters.items():
             parameter.grad = gradient.get(key)
         self.optimizers[name].step()
         for parameter in parameters.values():
             parameter.grad = None
-        self._step_scheduler(name, swept.loss)
-        for lower, recorder in self._recorders.items():
-            if self.graph.levels[lower] < self.graph.levels[name]:
-                recorder.begin_block()
-        return swept
+        return Moved(swept, flag)
+
+    def _capturing(self, capture: bool | Capture) -> CapturedRound:
+        if not isinstance(capture, bool | Capture):
+            raise MloError(
+                f"cuda_graph must be a bool or a mlo.replay.Capture, got {type(capture).__name__}"
+            )
+        captures = CudaCapture(self.device) if isinstance(capture, bool) else capture
+        check_capturable(self.optimizers, self.schedulers, self._recorders, self.device)
+        parts = Rounds(
+            schedule=self._schedule,
+            move=self._moved,
+            feeds=self._feeds,
+            batches=self._batches,
+            optimizers=self.optimizers,
+            schedulers=self.schedulers,
+            modules={n: p.module for n, p in self.graph.problems.items()},
+            memories=self._memories,
+            check=self._check_draws,
+        )
+        return CapturedRound(parts, captures)
+
+    def _check_draws(self) -> None:
+        responding = {n for plan in self.graph.sweeps.values() for n in plan.flows}
+        for name, loss in self._losses.items():
+            evaluated = partial(loss.value, {}, self._batches.get(name))
+            again = name in responding
+            check_draws(name, evaluated, evaluated_again=again, device=self.device)
 
     def _trained(self, name: str) -> Params:
         """Return what is trained now: a parameter may be frozen between two rounds."""

@@ -68,7 +68,10 @@ class Replay:
     def __call__(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return ``function(*args, **kwargs)``, drawn from the same state at each call."""
         if self._state is None:
-            self._state = capture(self.device)
+            # While a CUDA graph is recorded the generators cannot be read; losses that draw have
+            # been refused by then.
+            if self.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+                self._state = capture(self.device)
             return function(*args, **kwargs)
         if self._draws is None:
             # Most losses draw nothing; then later calls need not touch the generators at all.

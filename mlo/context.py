@@ -9,6 +9,7 @@ from torch.optim import Adafactor, Muon, Optimizer
 
 from mlo.errors import ResponseError
 from mlo.history import History
+from mlo.outcome import Outcome
 from mlo.tree import Params
 
 Rate = float | Tensor
@@ -31,6 +32,7 @@ class Context:
         parameters: What the problem trains, by name: the objects that the optimizer holds.
         history: The problem's last updates, where the engine has recorded them.
         start: Where updates that a response makes of its own begin, if not at the solution.
+        reports: Where solves within another problem's objective leave their outcomes.
         upstream: Present values of what the solution depends on, keyed ``problem.name``, where the
             solution is part of another problem's objective.
     """
@@ -45,6 +47,7 @@ class Context:
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     history: History | None = None
     start: Params | None = None
+    reports: list[Outcome] | None = None
     upstream: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rate_of_each(self, rate: float | None, names: Mapping[str, Tensor]) -> Mapping[str, Rate]:

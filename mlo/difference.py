@@ -81,10 +81,11 @@ class FiniteDifference:
             weighted: set[bool] = set()
 
             def at(moved: Params) -> Params:
-                value = plain.value(moved, variables)
+                # As variables, though nobody asks: a loss may look which parameters are trained.
+                value = plain.value(tree.leaves(moved), variables)
                 weighted.add(isinstance(value, Weighted))
                 loss = scalar(value)
-                if not loss.requires_grad:
+                if not loss.requires_grad or not inputs:
                     return {}
                 found = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
                 return {key: g for key, g in zip(inputs, found, strict=True) if g is not None}
@@ -132,9 +133,11 @@ def length_of(vector: Params) -> float | Tensor:
     """
     norms = torch._foreach_norm(list(vector.values()))
     if synchronous(norms[0].device):
-        return math.hypot(*map(float, norms)) or 1.0
-    length = torch.linalg.vector_norm(torch.stack(norms))
-    return torch.where(length > 0, length, torch.ones_like(length))
+        length = math.hypot(*map(float, norms)) or 1.0
+        # Divided by infinity the radius would be zero; what comes of such a vector is no number.
+        return math.nan if math.isinf(length) else length
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    return torch.where(norm > 0, norm, torch.ones_like(norm))
 
 
 def move_to_sum_(vector: list[Tensor], base: list[Tensor], factor: float | Tensor) -> None:

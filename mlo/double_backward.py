@@ -71,7 +71,8 @@ class _Point:
         if self._gradient is None:
             with torch.enable_grad():
                 loss = self._inner.value(self.solution, self.upstream)
-                self._weighted = isinstance(loss, Weighted)
+                if self._weighted is None:
+                    self._weighted = isinstance(loss, Weighted)
                 self._gradient = gradient_of(scalar(loss), self.solution, create_graph=True)
         return self._gradient
 

@@ -18,7 +18,7 @@ from mlo.compiled_loss import Compile, compile_losses, compiler_of
 from mlo.context import Context, context_of
 from mlo.cuda_graph import Capture, CudaCapture
 from mlo.device import resolve, synchronous
-from mlo.errors import MloError, NonFiniteError, ProblemError
+from mlo.errors import BatchError, MloError, NonFiniteError, ProblemError
 from mlo.functional import buffer_slots, checked
 from mlo.graph import Graph
 from mlo.history import Recorder
@@ -170,6 +170,8 @@ class Engine:
         # The round before may have broken off within a block of updates.
         for recorder in self._recorders.values():
             recorder.begin_block()
+        for name, loss in self._losses.items():
+            loss.check_parameters(name, self._parameters[name])
         try:
             return self._updates_of_round()
         except BaseException:
@@ -208,6 +210,13 @@ class Engine:
         Raises:
             NonFiniteError: If its loss or gradient is not finite; the update is not applied.
         """
+        plan = self.graph.sweeps[self.graph.problem(name).name]
+        for lower in plan.flows:
+            if lower in self._feeds and lower not in self._batches:
+                raise BatchError(
+                    f"problem {name!r}: it is differentiated through {lower!r}, which has not made "
+                    "an update yet, so that there is no batch of its last update"
+                )
         if name in self._feeds:
             self._batches[name] = self._feeds[name].draw()
         if name in self._recorders:
@@ -237,7 +246,7 @@ class Engine:
             for owner, key, before in buffers:
                 owner[key].copy_(before)
             raise
-        gradient, flag = swept.gradient, torch.as_tensor(usable)
+        gradient, flag = tree.unshared(swept.gradient), torch.as_tensor(usable)
         if not eager:
             gradient = finite.zero_unless(flag, gradient)
         parameters = self._trained(name)

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from mlo import tree
 from mlo.inner import Inner, Upstream
-from mlo.second_derivatives import flat, nested
+from mlo.second_derivatives import flat, gradient_of, nested
 from mlo.separable import Weighted
 from mlo.tree import Params
 
@@ -26,9 +26,12 @@ def separable_mixed(
 
     Exact, at the cost of a forward pass with tangents and a backward pass of the weights. Returns
     None where that would not be the whole mixed derivative: the losses depend on the upstream
-    problems too, or the weights on the problem's own parameters; and where some operation of the
-    losses has no forward-mode derivative.
+    problems too, or the weights on the problem's own parameters; where some operation of the losses
+    has no forward-mode derivative; and where forward mode differentiates what the gradient does
+    not, as under ``torch.no_grad()``, which is tested at the first use.
     """
+    if inner.separability.holds is False:
+        return None
     _load_rules()
     above = {problem: tree.leaves(params) for problem, params in upstream.items()}
     inputs = flat(above)
@@ -38,7 +41,8 @@ def separable_mixed(
         }
         try:
             loss = inner.value(dual, above)
-        except NotImplementedError:
+        except (NotImplementedError, RuntimeError):
+            # Also a loss that takes derivatives itself. A mistake of its own comes up again.
             return None
         if not isinstance(loss, Weighted) or _is_entangled(loss):
             return None
@@ -47,8 +51,26 @@ def separable_mixed(
             return {}
         # What is differentiated backwards is linear in the tangent and holds it constant.
         derivative = loss.combined(tangent.detach())
+        size = loss.combined(tangent.detach().abs()).abs()
+    if inner.separability.holds is None:
+        slope = _slope(inner, solution, upstream, vector)
+        error = (slope - derivative.detach()).abs()
+        inner.separability.holds = bool(error <= torch.finfo(error.dtype).eps ** 0.5 * size)
+        if not inner.separability.holds:
+            return None
     found = torch.autograd.grad(derivative, list(inputs.values()), allow_unused=True)
     return nested(inputs, found)
+
+
+def _slope(inner: Inner, solution: Params, upstream: Upstream, vector: Params) -> Tensor:
+    """Return the derivative of the weighted losses along the vector, by a backward pass."""
+    variables = tree.leaves(solution)
+    held = {problem: tree.constants(params) for problem, params in upstream.items()}
+    with torch.enable_grad():
+        loss = inner.value(variables, held)
+        assert isinstance(loss, Weighted)
+        gradient = tree.dense(gradient_of(loss.combined(loss.losses), variables))
+    return tree.dot(gradient, vector)
 
 
 def _is_entangled(loss: Weighted) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mlo.errors import ProblemError
 from mlo.problem import Loss
-from mlo.separable import LossValue, Weighted, scalar
+from mlo.separable import LossValue, Separability, Weighted, scalar
 from mlo.tree import Params
 
 Slot = tuple[dict[str, Any], str]
@@ -30,6 +30,7 @@ class PureLoss:
 
     Attributes:
         returns_weighted: Whether the loss is separable; None before its first call.
+        separability: Whether its forward-mode derivative can be trusted.
         compiled: The same loss compiled, for callers that differentiate it once and backwards;
             None if there is none.
     """
@@ -52,7 +53,23 @@ class PureLoss:
         self._slots = {name: _parameter_slots(module) for name, module in modules.items()}
         self._buffers = {name: buffer_slots(module) for name, module in modules.items()}
         self.returns_weighted: bool | None = None
+        self.separability = Separability()
         self.compiled: Loss | None = None
+
+    def check_parameters(self, name: str, parameters: Mapping[str, Tensor]) -> None:
+        """Refuse a module in which another parameter has taken the place of the trained one.
+
+        Raises:
+            ProblemError: If there is one; what an optimizer holds would move unseen.
+        """
+        for key, slots in self._slots.get(name, {}).items():
+            trained = parameters.get(key)
+            if trained is not None and any(owner[at] is not trained for owner, at in slots):
+                raise ProblemError(
+                    f"problem {name!r}: parameter {key!r} was replaced by another tensor after the "
+                    "engine was made, so its optimizer would move one that the loss does not read; "
+                    "copy into it instead, or make a new engine"
+                )
 
     def __call__(
         self, params: Mapping[str, Params], batch: Any, *, moves: str | None = None
@@ -93,10 +110,13 @@ class PureLoss:
                     for owner, key in slots[name]:
                         replaced.append((owner, key, owner[key]))
                         owner[key] = tensor
+            moving = {(id(o), k) for o, k in self._buffers.get(moves or "", ())}
             for problem, buffers in self._buffers.items():
                 if problem == moves:
                     continue
                 for owner, key in buffers:
+                    if (id(owner), key) in moving:
+                        continue
                     buffer = owner[key]
                     replaced.append((owner, key, buffer))
                     owner[key] = buffer.clone()

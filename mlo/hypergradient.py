@@ -12,11 +12,12 @@ enumerating paths would be exponential.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch.optim import Optimizer
 
 from mlo import tree
 from mlo.context import Context, context_of
-from mlo.errors import BatchError, ResponseError, nearest
+from mlo.errors import BatchError, GraphError, MloError, ResponseError, nearest
 from mlo.graph import Graph
 from mlo.outcome import Outcome
 from mlo.randomness import unchanged
@@ -79,6 +80,11 @@ def hypergradient(
     >>> hypergradient(graph, "a").gradient
     {'value': tensor(6.)}
     """
+    if torch.is_inference_mode_enabled():
+        raise MloError(
+            "hypergradient takes gradients, which torch.inference_mode() switches off for good; "
+            "call it outside, or under torch.no_grad(), which it lifts"
+        )
     needed = (graph.problem(name).name, *graph.sweeps[name].flows)
     if batches is not None and not isinstance(batches, Mapping):
         raise BatchError(
@@ -87,6 +93,12 @@ def hypergradient(
         )
     given = dict(batches or {})
     _check_batches(graph, needed, given)
+    for each in needed:
+        if not graph.problem(each).parameters():
+            raise GraphError(
+                f"problem {each!r}: none of its parameters requires a gradient any more; unfreeze "
+                "some, or declare the graph without it"
+            )
     known = contexts or {}
     point = Point(
         values={n: dict(p.parameters()) for n, p in graph.problems.items()},

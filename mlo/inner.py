@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mlo import tree
 from mlo.randomness import Replay, State
-from mlo.separable import LossValue, scalar
+from mlo.separable import LossValue, Separability, scalar
 from mlo.tree import Params
 
 Upstream = dict[str, Params]
@@ -25,6 +25,7 @@ class Inner:
         batch: What the loss is evaluated on.
         replay: The random numbers of its calls.
         returns_weighted: Whether the loss returns its losses and weights; None if not known.
+        separability: What has been found out about it.
         own: The problem's own parameters as variables, where they stand; None if not at hand.
         above: Those of the problems that it reads, likewise.
         compiled: As `evaluate`, for callers that differentiate it once and backwards only; None if
@@ -35,6 +36,7 @@ class Inner:
     batch: Any = None
     replay: Replay = field(default_factory=lambda: Replay(torch.device("cpu")))
     returns_weighted: bool | None = None
+    separability: Separability = field(default_factory=Separability)
     own: Params | None = None
     above: Mapping[str, Params] = field(default_factory=dict)
     compiled: Callable[[Params, Upstream, Any], LossValue] | None = None

@@ -1,5 +1,6 @@
 """What a solver reports of its work: an `Outcome`, read lazily so that no device is waited for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -120,3 +121,29 @@ def escalated(outcome: Outcome, condition: Tensor, status: Status) -> Outcome:
         code = torch.full((), int(code), device=condition.device)
     graver = torch.maximum(code, torch.full_like(code, int(status)))
     return replace(outcome, code=torch.where(condition, graver, code))
+
+
+def gravest(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the outcome whose status overrides those of the others.
+
+    On an accelerator no status is read: the gravest one is found there, with the largest residual.
+
+    >>> gravest([Outcome(solver="a", code=1), Outcome(solver="b", code=2)]).solver
+    'b'
+    """
+    codes = [outcome.code for outcome in outcomes]
+    if all(not isinstance(code, Tensor) or code.device.type == "cpu" for code in codes):
+        return max(outcomes, key=lambda outcome: int(outcome.code))
+    device = next(c.device for c in codes if isinstance(c, Tensor) and c.device.type != "cpu")
+
+    def on_device(number: float | Tensor) -> Tensor:
+        if isinstance(number, Tensor) and number.device == device:
+            return number.double()
+        return torch.full((), float(number), device=device, dtype=torch.double)
+
+    residuals = torch.stack([on_device(outcome.relative_residual) for outcome in outcomes])
+    return replace(
+        outcomes[0],
+        code=torch.stack([on_device(code) for code in codes]).amax().long(),
+        relative_residual=residuals.nan_to_num(nan=0.0).amax(),
+    )

@@ -38,6 +38,9 @@ def restore(state: State, device: torch.device) -> None:
     random.setstate(python)
     np.random.set_state(numpy)
     torch.set_rng_state(torch_cpu)
+    # The words are the same with and without a leftover normal deviate.
+    _python.forget()
+    _numpy.forget()
     if on_device is not None:
         torch.get_device_module(device).set_rng_state(on_device, device)
 
@@ -158,6 +161,10 @@ class _Twister:
         state = self._read()
         self._words, self._state = (b"" if self._has_leftover(state) else words), state
         return state
+
+    def forget(self) -> None:
+        """Read the state anew at the next capture."""
+        self._words, self._state = b"", None
 
     def is_at(self, state: Any) -> bool:
         """Return whether `state` is the one that `capture` would return."""

@@ -47,11 +47,44 @@ class Weighted:
             return (self.weights * losses).sum() / self.weights.sum()
         return (self.weights * losses).mean()
 
-    def __add__(self, other: Tensor | float) -> "Weighted":
-        rest = torch.as_tensor(other, device=self.losses.device)
+    def __add__(self, other: "Weighted | Tensor | float") -> "Weighted":
+        added = other.value if isinstance(other, Weighted) else other
+        rest = torch.as_tensor(added, device=self.losses.device)
         return replace(self, rest=rest if self.rest is None else self.rest + rest)
 
     __radd__ = __add__
+
+    def __mul__(self, factor: Tensor | float) -> "Weighted":
+        rest = None if self.rest is None else self.rest * factor
+        return replace(self, losses=self.losses * factor, rest=rest)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Weighted":
+        return self * -1.0
+
+    def __sub__(self, other: "Weighted | Tensor | float") -> "Weighted":
+        return self + -other
+
+    def __rsub__(self, other: Tensor | float) -> "Weighted":
+        return -self + other
+
+    def __truediv__(self, divisor: Tensor | float) -> "Weighted":
+        return self * (1.0 / divisor)
+
+
+class Separability:
+    """Whether a weighted loss may be differentiated in forward mode; found out at its first use.
+
+    Forward mode does not know of ``torch.no_grad()``: what a loss computes there is a constant of
+    its gradient, but not of its tangent.
+
+    Attributes:
+        holds: None before the first use.
+    """
+
+    def __init__(self) -> None:
+        self.holds: bool | None = None
 
 
 def weighted(losses: Tensor, weights: Tensor, *, normalized: bool = False) -> Weighted:
@@ -78,6 +111,11 @@ def weighted(losses: Tensor, weights: Tensor, *, normalized: bool = False) -> We
     >>> weighted(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 1.0]), normalized=True).value
     tensor(1.5000)
     """
+    if not isinstance(losses, Tensor) or not isinstance(weights, Tensor):
+        raise ProblemError(
+            "weighted: losses and weights must be tensors, got "
+            f"{type(losses).__name__} and {type(weights).__name__}"
+        )
     if losses.shape != weights.shape:
         raise ProblemError(
             f"weighted: losses and weights must have the same shape, got {tuple(losses.shape)} "

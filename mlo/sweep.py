@@ -5,7 +5,7 @@ A `Point` is where a program stands: parameters, batches and what is known of ea
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,8 +18,8 @@ from mlo.functional import PureLoss
 from mlo.graph import Graph
 from mlo.inner import Inner, Upstream
 from mlo.order import Sweep
-from mlo.outcome import Outcome, Status, escalated
-from mlo.randomness import Replay
+from mlo.outcome import Outcome, Status, escalated, gravest
+from mlo.randomness import Replay, unchanged
 from mlo.second_derivatives import flat, nested
 from mlo.separable import LossValue, scalar
 from mlo.tree import Params
@@ -79,6 +79,7 @@ def sweep(graph: Graph, target: str, point: Point, *, moves: bool = False) -> Sw
     plan = graph.sweeps[target]
     loss, cotangents = _first_hops(graph, target, plan, point, moves=moves)
     constants = {n: tree.constants(point.values[n]) for n in (target, *plan.flows)}
+    shared = Shared(device=_device_of(constants[target]))
     outcomes: dict[str, Outcome] = {}
     size: float | Tensor | None = None
     for name in plan.order:
@@ -87,29 +88,50 @@ def sweep(graph: Graph, target: str, point: Point, *, moves: bool = False) -> Sw
         if not vector:
             outcomes[name] = Outcome(solver=response.label, code=Status.ZERO_RESPONSE)
             continue
-        inner = inner_loss(graph, plan, name, point)
+        inner = inner_loss(graph, plan, name, point, shared)
         upstream = {above: constants[above] for above in plan.flows[name]}
         owned = _owned(vector, constants[name], _storages(cotangents))
         del vector
-        answer, outcome = response(
-            inner, constants[name], upstream, owned, _context(point, plan, name)
-        )
+        answer, outcome = response(inner, constants[name], upstream, owned, point.contexts[name])
         outcomes[name], found = _examined(response.label, outcome, answer)
         if target in answer:
             size = found if len(answer) == 1 and target not in cotangents else None
         for above, part in answer.items():
             before = cotangents.get(above)
             cotangents[above] = part if before is None else tree.merged(before, part)
+    for name, reports in shared.reports.items():
+        if found_there := [*([outcomes[name]] if name in outcomes else []), *reports]:
+            outcomes[name] = gravest(found_there)
     return Swept(loss.detach(), cotangents.get(target, {}), outcomes, size)
 
 
-def inner_loss(graph: Graph, plan: Sweep, name: str, point: Point) -> Inner:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shared:
+    """What the inner losses of one sweep share.
+
+    Attributes:
+        device: Where the program stands.
+        replays: The random numbers of each problem's loss: one draw, wherever it is evaluated.
+        reports: Outcomes of the solves within other problems' objectives.
+    """
+
+    device: torch.device
+    replays: dict[str, Replay] = field(default_factory=dict)
+    reports: dict[str, list[Outcome]] = field(default_factory=dict)
+
+    def replay(self, name: str) -> Replay:
+        """Return the replay of a problem's loss."""
+        return self.replays.setdefault(name, Replay(self.device))
+
+
+def inner_loss(graph: Graph, plan: Sweep, name: str, point: Point, shared: Shared) -> Inner:
     """Return the inner loss of a solved problem, everything that it does not depend on constant.
 
     In a nested program it is the reduced one: the solutions of the problems within are functions of
     what they read.
     """
-    within = {n: inner_loss(graph, plan, n, point) for n in plan.within[name]}
+    within = {n: inner_loss(graph, plan, n, point, shared) for n in plan.within[name]}
+    contexts = {n: _context_within(point, plan, n, shared) for n in within}
     varying = {name, *plan.flows[name], *within}
     held = {n: tree.constants(point.values[n]) for n in graph.reads(name) if n not in varying}
 
@@ -122,21 +144,26 @@ def inner_loss(graph: Graph, plan: Sweep, name: str, point: Point) -> Inner:
             assert respond is not None  # The graph has refused it.
             reads = {n: known[n] for n in plan.flows[lower] if n in known}
             value = tree.constants(point.values[lower])
-            known[lower] = respond(inner, value, reads, _context(point, plan, lower))
+            # What a loss within draws must not move on what this one draws after it.
+            with unchanged(shared.device):
+                known[lower] = respond(inner, value, reads, contexts[lower])
         return point.losses[name].value(point.exchanged(known), batch, first_order=first_order)
 
     above = {n: point.values[n] for n in plan.flows[name] if n not in point.moved}
     return Inner(
         evaluate=evaluate,
         batch=point.batches.get(name),
-        replay=Replay(_device_of(point.values[name])),
-        returns_weighted=point.losses[name].returns_weighted,
+        replay=shared.replay(name),
+        # The solutions within have no forward-mode derivative.
+        returns_weighted=False if within else point.losses[name].returns_weighted,
+        separability=point.losses[name].separability,
         own=point.present(name),
         above=above,
         compiled=partial(evaluate, first_order=True) if point.losses[name].compiled else None,
     )
 
 
+@torch.enable_grad()
 def advanced(graph: Graph, target: str, point: Point) -> Point:
     """Return the point after the updates that responses make of their own, as `unrolled` does."""
     plan = graph.sweeps[target]
@@ -146,7 +173,8 @@ def advanced(graph: Graph, target: str, point: Point) -> Point:
         if not response.advances or point.contexts[name].history is not None:
             continue
         assert response.solution is not None
-        inner = inner_loss(graph, plan, name, point)
+        shared = Shared(device=_device_of(point.values[name]))
+        inner = inner_loss(graph, plan, name, point, shared)
         upstream = {above: tree.constants(point.values[above]) for above in plan.flows[name]}
         start = tree.constants(point.values[name])
         context = replace(point.contexts[name], start=start)
@@ -160,12 +188,13 @@ def advanced(graph: Graph, target: str, point: Point) -> Point:
     return point
 
 
-def _context(point: Point, plan: Sweep, name: str) -> Context:
-    """Return the context of a solved problem, with the present values of what it depends on."""
-    if not any(name in within for within in plan.within.values()):
-        return point.contexts[name]
-    present = flat({above: point.values[above] for above in plan.flows[name]})
-    return replace(point.contexts[name], upstream=present)
+def _context_within(point: Point, plan: Sweep, name: str, shared: Shared) -> Context:
+    """Return the context of a problem that is solved within another's objective."""
+    return replace(
+        point.contexts[name],
+        upstream=flat({above: point.values[above] for above in plan.flows[name]}),
+        reports=shared.reports.setdefault(name, []),
+    )
 
 
 def _first_hops(
@@ -206,23 +235,11 @@ def _storages(cotangents: Mapping[str, Params]) -> set[int]:
 
 def _owned(vector: Params, like: Params, others: set[int]) -> Params:
     """Return the vector dense and complete, in memory that nothing else looks at."""
-    seen = set(others)
-    owned: Params = {}
-    for name, tensor in like.items():
-        part = vector.get(name)
-        if part is None:
-            owned[name] = torch.zeros_like(tensor)
-            continue
-        if part.is_sparse:
-            part = part.to_dense()
-        # Backward passes hand out broadcast tensors, and one tensor for several variables.
-        storage = part.untyped_storage()
-        address = storage.data_ptr()
-        if address in seen or part.numel() * part.element_size() != storage.nbytes():
-            part = part.clone(memory_format=torch.contiguous_format)
-        seen.add(address)
-        owned[name] = part
-    return owned
+    whole = {
+        name: torch.zeros_like(tensor) if name not in vector else vector[name]
+        for name, tensor in like.items()
+    }
+    return tree.unshared(tree.dense(whole), others)
 
 
 def _examined(label: str, outcome: Outcome, answer: Upstream) -> tuple[Outcome, float | Tensor]:

@@ -6,7 +6,7 @@ go through the fused ``torch._foreach_*`` kernels, one call for the whole vector
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -178,6 +178,33 @@ def dense(tree: Mapping[str, Tensor]) -> Params:
     torch.strided
     """
     return {name: t.to_dense() if t.is_sparse else t for name, t in tree.items()}
+
+
+def unshared(tree: Mapping[str, Tensor], others: Collection[int] = ()) -> Params:
+    """Return the vector in memory that may be written to, copied where it must be.
+
+    Backward passes hand out broadcast tensors, and one tensor for several variables.
+
+    Args:
+        tree: The vector; sparse tensors are passed on as they are.
+        others: Addresses of storages that somebody else looks at.
+
+    >>> shared = torch.ones(2)
+    >>> given = unshared({"a": shared, "b": shared, "c": torch.ones(()).expand(3)})
+    >>> given["a"] is shared, given["b"] is shared, given["c"].stride()
+    (True, False, (1,))
+    """
+    seen = set(others)
+    own: Params = {}
+    for name, tensor in tree.items():
+        if not tensor.is_sparse:
+            storage = tensor.untyped_storage()
+            address = storage.data_ptr()
+            if address in seen or tensor.numel() * tensor.element_size() != storage.nbytes():
+                tensor = tensor.clone(memory_format=torch.contiguous_format)
+            seen.add(address)
+        own[name] = tensor
+    return own
 
 
 def constants(tree: Mapping[str, Tensor]) -> Params:

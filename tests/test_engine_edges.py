@@ -124,3 +124,48 @@ def test_what_is_no_graph_or_device_is_named():
         Engine([], "cpu")
     with pytest.raises(MloError, match="device must be 'auto' or a usable device, got None"):
         Engine(one(Vector(1.0), lambda x: x.value.sum()), None)
+
+
+def test_a_gradient_that_two_parameters_share_is_written_to_by_neither():
+    """Autograd hands out one tensor for both; an optimizer in place would write it twice."""
+
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.tensor([1.0, 2.0]))
+            self.b = nn.Parameter(torch.tensor([0.5, 0.5]))
+
+    def make(parameters):
+        return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, foreach=True)
+
+    def loss(pair):
+        return (pair.a + pair.b).square().sum()
+
+    pair, plain = Pair(), Pair()
+    Engine(Graph(Problem(name="pair", module=pair, loss=loss, optimizer=make)), device="cpu").run(3)
+    optimizer = make(plain.parameters())
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss(plain).backward()
+        optimizer.step()
+    assert torch.equal(pair.a, plain.a)
+    assert torch.equal(pair.b, plain.b)
+
+
+def test_a_parameter_that_was_replaced_is_noticed():
+    line = nn.Linear(1, 1)
+    engine = Engine(
+        Graph(
+            Problem(
+                name="line",
+                module=line,
+                loss=lambda line: line.weight.square().sum(),
+                optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+            )
+        ),
+        device="cpu",
+    )
+    engine.run(1)
+    line.weight = nn.Parameter(torch.ones(1, 1))
+    with pytest.raises(ProblemError, match="'line': parameter 'weight' was replaced by another"):
+        engine.run(1)

@@ -236,9 +236,7 @@ def test_two_problems_whose_cotangents_are_one_tensor_do_not_overwrite_each_othe
             loss=lambda y, a: (y.value - 2 * a.value).square().sum(),
             response=response,
         ),
-        Problem(
-            name="a", module=Vector(1.0), loss=lambda x, y: (x.value + y.value).square().sum()
-        ),
+        Problem(name="a", module=Vector(1.0), loss=lambda x, y: (x.value + y.value).square().sum()),
     )
     found = hypergradient(graph, "a").gradient["value"]
     assert torch.allclose(found, torch.tensor([18.0]).double(), rtol=1e-6)
@@ -260,9 +258,7 @@ def test_a_cotangent_that_is_passed_on_is_not_overwritten(response):
             loss=lambda b, c, a: (b.value - a.value).square().sum() + c.value.square().sum(),
             response=mlo.exact(),
         ),
-        Problem(
-            name="a", module=Vector(1.0), loss=lambda b, c: (b.value + c.value).square().sum()
-        ),
+        Problem(name="a", module=Vector(1.0), loss=lambda b, c: (b.value + c.value).square().sum()),
     )
     b = 0.2
     with torch.no_grad():

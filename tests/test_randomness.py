@@ -121,3 +121,18 @@ def test_another_bit_generator_of_numpy_is_replayed_too():
         assert draw() == draw()
     finally:
         np.random.set_bit_generator(before)
+
+
+@pytest.mark.parametrize("draw", [np.random.normal, lambda: random.gauss(0, 1)])
+def test_a_leftover_deviate_survives_a_restored_state(draw):
+    random.seed(0)
+    np.random.seed(0)
+    draw()
+    with_leftover = capture(CPU)
+    draw()
+    capture(CPU)
+    restore(with_leftover, CPU)
+    again = capture(CPU)
+    expected = draw(), draw()
+    restore(again, CPU)
+    assert (draw(), draw()) == expected

@@ -296,3 +296,52 @@ def test_penalties_add_up_from_either_side():
     loss = 1.0 + weighted(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 0.5])) + torch.tensor(2.0)
     assert isinstance(loss, Weighted)
     assert float(loss.value) == 1.25 + 3
+
+
+def test_what_is_computed_without_gradients_is_a_constant_in_forward_mode_too():
+    """Forward mode does not know of ``no_grad``, as a loss with pseudo-labels needs it."""
+
+    def graph(*, wrapped):
+        base = program(network(), mlo.identity(rate=0.5))
+        _, weights = base.problems.values()
+
+        def loss(model, weights, batch):
+            rows, inputs, _ = batch
+            with torch.no_grad():
+                labels = (2 * model(inputs)).softmax(-1)
+            losses = -(labels * model(inputs).log_softmax(-1)).sum(-1)
+            found = weighted(losses, weights.weight[rows, 0].sigmoid())
+            return found if wrapped else found.value
+
+        lower = Problem(name="model", module=network(), loss=loss, response=mlo.identity(rate=0.5))
+        return Graph(lower, weights)
+
+    assert relative_error(gradient(graph(wrapped=True)), gradient(graph(wrapped=False))) < 1e-12
+
+
+def test_a_loss_that_takes_derivatives_itself_falls_back():
+    def graph(*, wrapped):
+        base = program(network(), mlo.identity(rate=0.5))
+        _, weights = base.problems.values()
+
+        def loss(model, weights, batch):
+            rows, inputs, targets = batch
+            losses = cross_entropy(model(inputs), targets, reduction="none")
+            slopes = torch.autograd.grad(losses.sum(), model[0].weight, create_graph=True)[0]
+            found = weighted(losses, weights.weight[rows, 0].sigmoid()) + slopes.square().sum()
+            return found if wrapped else found.value
+
+        lower = Problem(name="model", module=network(), loss=loss, response=mlo.identity(rate=0.5))
+        return Graph(lower, weights)
+
+    assert relative_error(gradient(graph(wrapped=True)), gradient(graph(wrapped=False))) < 1e-12
+
+
+def test_weighted_losses_can_be_scaled_and_added():
+    one = weighted(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 0.5]))
+    assert float((2 * one - 1).value) == 1.5
+    assert float((-one / 2).value) == -0.625
+    assert float(sum([one, one + 1]).value) == 3.5
+    assert float((1 - one).value) == -0.25
+    with pytest.raises(ProblemError, match="must be tensors, got list and list"):
+        weighted([1.0], [1.0])

@@ -56,7 +56,7 @@ PRODUCTS: Mapping[str, tuple[Mixed, bool, ProductName]] = {
     "separable": (lbg_by_hand.separably, True, "autograd"),
     "finite difference": (lbg_by_hand.by_difference, False, "finite_difference"),
 }
-"""By hand; whether the losses are declared as weighted; the product of `mlo`."""
+"""By hand; whether the losses stay weighted, as the plugin declares them; the product of `mlo`."""
 
 
 def run(settings: Settings) -> Result:
@@ -168,7 +168,7 @@ def _lbg(settings: Settings, name: str, dtype: torch.dtype) -> Lbg:
 
 
 def _declared(lbg: Lbg, *, separable: bool, product: ProductName) -> mlo.Graph:
-    """Return the plugin's own graph, its lower losses declared as weighted if wanted."""
+    """Return the plugin's own graph, its lower losses turned into plain numbers if wanted."""
     problems = import_module(f"{PLUGIN}.problems")
     graph: mlo.Graph = problems.three_levels(
         problems.Modules(gam=lbg.gam, experts=lbg.experts, assignments=lbg.assignments),
@@ -185,14 +185,14 @@ def _declared(lbg: Lbg, *, separable: bool, product: ProductName) -> mlo.Graph:
         expert_batches=lbg.train,
         validation_batches=lbg.validation,
     )
-    if not separable:
+    if separable:
         return graph
 
     def gam_loss(gam: Any, assignments: Any, batch: Batch) -> Any:
-        return mlo.weighted(*gam_terms(gam, assignments, batch))
+        return mlo.weighted(*gam_terms(gam, assignments, batch)).value
 
     def experts_loss(experts: Any, gam: Any, batch: Batch) -> Any:
-        return mlo.weighted(*expert_terms(experts, gam, batch))
+        return mlo.weighted(*expert_terms(experts, gam, batch)).value
 
     losses = {"gam": gam_loss, "experts": experts_loss}
     return mlo.Graph(*(replace(p, loss=losses.get(n, p.loss)) for n, p in graph.problems.items()))

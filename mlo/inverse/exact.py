@@ -6,6 +6,7 @@ from torch import Tensor
 from mlo.context import Context
 from mlo.errors import ResponseError
 from mlo.inverse import arguments
+from mlo.inverse.damped import damped
 from mlo.inverse.protocol import HessianProduct, InverseProduct
 from mlo.inverse.tolerance import default_tolerance, relative
 from mlo.outcome import Outcome, Status, escalated
@@ -42,7 +43,8 @@ def exact(*, damping: float = 0.0, max_parameters: int = 5000) -> InverseProduct
                 f"problem {context.problem!r}: exact() builds the dense Hessian of {size} "
                 f"parameters, expected at most max_parameters={max_parameters}; use cg(...)"
             )
-        rows = [_ravel(hvp(_unravel(unit, vector))) for unit in torch.eye(size).to(flat)]
+        product = damped(hvp)
+        rows = [_ravel(product(_unravel(unit, vector))) for unit in torch.eye(size).to(flat)]
         hessian = torch.stack(rows)
         # Symmetric up to rounding, and up to the error of a finite-difference product.
         hessian = (hessian + hessian.T) / 2 + damping * torch.eye(size).to(flat)

@@ -39,7 +39,8 @@ def remember(context: Context, key: str, vector: Params) -> None:
     finite = torch.isfinite(tree.largest(vector))
     if synchronous(finite.device):
         if finite:
-            context.memory[key] = vector
+            # The vector itself goes on to whoever may overwrite it.
+            context.memory[key] = {name: t.clone() for name, t in vector.items()}
         return
     before = recalled(context, key, vector) or tree.zeros_like(vector)
     context.memory[key] = {name: torch.where(finite, t, before[name]) for name, t in vector.items()}

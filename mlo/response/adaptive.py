@@ -61,9 +61,7 @@ def adaptive(*, product: ProductName | Product = "autograd") -> Response:
 
     # The gradient at the point costs one evaluation where the products do not have it already.
     evaluations = max(second_derivatives.overhead, 1) + second_derivatives.evaluations
-    return Response(
-        label=label, answer=answer, evaluations=evaluations, product=second_derivatives
-    )
+    return Response(label=label, answer=answer, evaluations=evaluations, product=second_derivatives)
 
 
 def _check_known(optimizer: Optimizer, parameters: Mapping[str, Tensor], problem: str) -> None:

@@ -24,7 +24,8 @@ def gradients_of(
     """
     if not own and not above:
         return {}, {}
-    point = tree.leaves(solution) if own else tree.constants(solution)
+    # As variables, though nobody may ask: a loss may look which parameters are trained.
+    point = tree.leaves(solution)
     make = tree.leaves if above else tree.constants
     variables = {problem: make(params) for problem, params in upstream.items()}
     loss = inner(point, variables)

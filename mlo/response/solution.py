@@ -43,8 +43,7 @@ def implicit_solution(solver: InverseProduct, product: Product) -> Solution:
             inner=inner,
             solver=solver,
             product=product,
-            # Several systems are solved; what a solver remembers of one is no start for another.
-            context=replace(context, memory={}),
+            context=context,
             names=tuple(value),
             keys=tuple(above),
         )
@@ -79,7 +78,11 @@ class _System:
         with torch.enable_grad():
             derivatives = self.product(self.inner, self.named(point), nested(self.keys, above))
             hvp = hessian_product(derivatives, self.context)
-            inverted, _ = self.solver(hvp, self.named(vector), self.context)
+            # What a solver remembers of one vector is no start for another.
+            context = replace(self.context, memory={})
+            inverted, outcome = self.solver(hvp, self.named(vector), context)
+        if context.reports is not None:
+            context.reports.append(outcome)
         return tuple(inverted[name].detach() for name in self.names)
 
     def gradient(self, point: Sequence[Tensor], above: Sequence[Tensor]) -> Tensors:

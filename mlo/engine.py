@@ -13,17 +13,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mlo import finite, progress, tree
 from mlo.batch import Feed
-from mlo.capturable import check_capturable, check_draws
 from mlo.compiled_loss import Compile, compile_losses, compiler_of
 from mlo.context import Context, context_of
-from mlo.cuda_graph import Capture, CudaCapture
 from mlo.device import resolve, synchronous
 from mlo.errors import BatchError, MloError, NonFiniteError, ProblemError
 from mlo.functional import buffer_slots, checked
 from mlo.graph import Graph
 from mlo.history import Recorder
 from mlo.outcome import Outcome
-from mlo.replay import CapturedRound, Moved, Rounds
+from mlo.replay.capturable import check_capturable, check_draws
+from mlo.replay.capture import Capture, CudaCapture
+from mlo.replay.captured import CapturedRound, Moved, Rounds
 from mlo.runnable import check_runnable, optimizer_of, scheduler_of
 from mlo.schedule import updates_of_round
 from mlo.separable import scalar
@@ -66,8 +66,8 @@ class Engine:
             compiled loss serves wherever only first derivatives are taken backwards; see
             `mlo.compiled_loss`.
         cuda_graph: True to capture a whole round in a CUDA graph, after a few that run as always,
-            and to replay it from then on; see `mlo.replay`. Batches must keep their shapes,
-            optimizers be capturable, and nothing may read numbers on the host.
+            and to replay it from then on; see `mlo.replay.captured`. Batches must keep their
+            shapes, optimizers be capturable, and nothing may read numbers on the host.
 
     Attributes:
         graph: The program.
@@ -260,7 +260,8 @@ class Engine:
     def _capturing(self, capture: bool | Capture) -> CapturedRound:
         if not isinstance(capture, bool | Capture):
             raise MloError(
-                f"cuda_graph must be a bool or a mlo.replay.Capture, got {type(capture).__name__}"
+                "cuda_graph must be a bool or a mlo.replay.capture.Capture, got "
+                f"{type(capture).__name__}"
             )
         captures = CudaCapture(self.device) if isinstance(capture, bool) else capture
         check_capturable(self.optimizers, self.schedulers, self._recorders, self.device)

@@ -7,6 +7,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from mlo.device import synchronous
+
 
 class Status(IntEnum):
     """How a linear solve ended; the order is the one in which reports override each other.
@@ -132,9 +134,10 @@ def gravest(outcomes: Sequence[Outcome]) -> Outcome:
     'b'
     """
     codes = [outcome.code for outcome in outcomes]
-    if all(not isinstance(code, Tensor) or code.device.type == "cpu" for code in codes):
+    unread = [c.device for c in codes if isinstance(c, Tensor) and not synchronous(c.device)]
+    if not unread:
         return max(outcomes, key=lambda outcome: int(outcome.code))
-    device = next(c.device for c in codes if isinstance(c, Tensor) and c.device.type != "cpu")
+    device = unread[0]
 
     def on_device(number: float | Tensor) -> Tensor:
         if isinstance(number, Tensor) and number.device == device:

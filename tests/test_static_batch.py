@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mlo.errors import BatchError
-from mlo.static_batch import StaticBatch
+from mlo.replay.static_batch import StaticBatch
 
 Pair = namedtuple("Pair", ["inputs", "targets"])
 

@@ -15,7 +15,7 @@ from mlo.bench.variant import Steps, check_equal, gradient_of_round
 from mlo.compiled_loss import Compile
 from mlo.engine import Engine
 from mlo.graph import Graph
-from mlo.replay import WARM_UP
+from mlo.replay.captured import WARM_UP
 from mlo.response.one_step import finite_difference
 
 EAGER = "eager"

@@ -17,7 +17,7 @@ HOST_READS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::item"}
 
 
 class Recording:
-    """A `mlo.replay.Capture`."""
+    """A `mlo.replay.captured.Capture`."""
 
     def __init__(self):
         self.recorded = self.replayed = 0

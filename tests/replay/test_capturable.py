@@ -10,9 +10,9 @@ from torch import nn
 
 import mlo
 from mlo.errors import BatchError, ProblemError
-from mlo.replay import WARM_UP
+from mlo.replay.captured import WARM_UP
 from tests.programs import Vector, two_levels
-from tests.recording import Recording, like_an_accelerator
+from tests.replay.recording import Recording, like_an_accelerator
 
 CPU = torch.device("cpu")
 __all__ = ["like_an_accelerator"]

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mlo.carried import Carried
 from mlo.errors import MloError
+from mlo.replay.carried import Carried
 
 
 def test_a_replaced_tensor_comes_back_with_the_new_values():

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mlo.capturable import not_captured
-from mlo.carried import Carried
-from mlo.cuda_graph import Capture
 from mlo.errors import MloError
 from mlo.outcome import Outcome
-from mlo.staged_rates import StagedRates
-from mlo.static_batch import StaticBatch
+from mlo.replay.capturable import not_captured
+from mlo.replay.capture import Capture
+from mlo.replay.carried import Carried
+from mlo.replay.staged_rates import StagedRates
+from mlo.replay.static_batch import StaticBatch
 from mlo.sweep import Swept
 
 WARM_UP = 3

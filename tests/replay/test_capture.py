@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mlo.cuda_graph import Capture, CudaCapture
-from tests.recording import Recording
+from mlo.replay.capture import Capture, CudaCapture
+from tests.replay.recording import Recording
 
 
 class Log(list):

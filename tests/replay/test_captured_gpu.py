@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from tests.replay.test_captured import RESPONSES
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import StepLR
 
 import mlo
 from mlo.bench.engines import declare
 from mlo.bench.programs import PROGRAMS, Shape
-from mlo.replay import WARM_UP
-from tests.test_replay import RESPONSES
+from mlo.replay.captured import WARM_UP
 
 pytestmark = [
     pytest.mark.gpu,

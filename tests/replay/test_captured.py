@@ -7,9 +7,9 @@ from torch import nn
 import mlo
 from mlo.bench.engines import declare
 from mlo.bench.programs import MODEL, PROGRAMS, UPPER, Shape
-from mlo.replay import WARM_UP, ReplayWarning
+from mlo.replay.captured import WARM_UP, ReplayWarning
 from tests.programs import Vector, network
-from tests.recording import Recording, like_an_accelerator
+from tests.replay.recording import Recording, like_an_accelerator
 
 CPU = torch.device("cpu")
 REPLAYS = 5

@@ -1,0 +1,1 @@
+"""A whole round of updates captured once and replayed, on a device that can."""

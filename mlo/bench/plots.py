@@ -68,7 +68,7 @@ def upper_step(document: Document) -> Figure | None:
 
     A dot is a program, its bar the quartiles of the paired ratios.
     """
-    chosen = [(k, r) for k, r in enumerate(document["rows"]) if r.get("scope") == "upper step"]
+    chosen = [(k, r) for k, r in enumerate(document["rows"]) if r.get("what") == "upper step"]
     sizes = list(dict.fromkeys(row["parameters"] for _, row in chosen))
     methods = list(dict.fromkeys(row["method"] for _, row in chosen))
     if not sizes:
@@ -101,21 +101,22 @@ def upper_step(document: Document) -> Figure | None:
 
 
 def _name_clusters(axis: Axes, methods: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the name of each series beside its dots over the first method."""
+    """Write the name of each series beside its dots over the last method, in the free margin."""
     for series, colour in ((MLO, _MLO), (BETTY, _PEER)):
         values = [
             row[series]
             for row in rows
-            if row["method"] == methods[0] and isinstance(row.get(series), float | int)
+            if row["method"] == methods[-1] and isinstance(row.get(series), float | int)
         ]
         if values:
             label = "Betty" if series == BETTY else series
             axis.annotate(
                 label,
-                (0, float(np.exp(np.mean(np.log(values))))),
-                xytext=(14, 0),
+                (len(methods) - 1, float(np.exp(np.mean(np.log(values))))),
+                xytext=(-14, 0),
                 textcoords="offset points",
                 color=colour,
+                ha="right",
                 va="center",
                 fontweight="bold",
             )

@@ -11,12 +11,12 @@ METHODS = ("finite difference", "Neumann K=5", "CG K=5")
 
 def upper_step(*, betty=1.5):
     rows = [
-        {"scope": scope, "program": program, "parameters": size, "method": method, MLO: 1.0}
+        {"what": what, "program": program, "parameters": size, "method": method, MLO: 1.0}
         | {BETTY: betty}
         for size in ("94k", "1M")
         for program in ("reweighting", "input scaling")
         for method in METHODS
-        for scope in ("upper step", "round")
+        for what in ("upper step", "round")
     ]
     quartiles = [{"row": 0, "column": MLO, "lower": 0.9, "upper": 1.1}]
     return {"rows": rows, "ratios": quartiles}

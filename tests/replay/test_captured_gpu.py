@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.replay.test_captured import RESPONSES
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import StepLR
 
@@ -10,6 +9,7 @@ import mlo
 from mlo.bench.engines import declare
 from mlo.bench.programs import PROGRAMS, Shape
 from mlo.replay.captured import WARM_UP
+from tests.replay.test_captured import RESPONSES
 
 pytestmark = [
     pytest.mark.gpu,

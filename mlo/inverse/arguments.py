@@ -44,13 +44,28 @@ def positive(solver: str, name: str, value: float | None) -> None:
         raise ResponseError(f"{solver}: {name} must be > 0, got {value!r}")
 
 
+def damping(solver: str, value: float, *, may_be_zero: bool = True) -> None:
+    """Refuse a damping that is no finite number >= 0, or > 0.
+
+    Raises:
+        ResponseError: If it is not.
+
+    >>> damping("cg", 0.0)
+    """
+    if value is None:
+        bound = ">= 0" if may_be_zero else "> 0"
+        raise ResponseError(f"{solver}: damping must be {bound}, got None")
+    check = non_negative if may_be_zero else positive
+    check(solver, "damping", value)
+
+
 def non_negative(solver: str, name: str, value: float | None) -> None:
     """Refuse `value` unless it is None or a finite number >= 0.
 
     Raises:
         ResponseError: If it is not.
 
-    >>> non_negative("cg", "damping", 0.0)
+    >>> non_negative("cg", "tolerance", 0.0)
     """
     if value is not None and not (_is_number(value) and 0 <= value < float("inf")):
         raise ResponseError(f"{solver}: {name} must be >= 0, got {value!r}")

@@ -55,7 +55,7 @@ def cg(steps: int = 10, *, damping: float = 0.0, tolerance: float | None = None)
     ({'x': tensor([0.2500, 0.2500, 0.2500])}, True)
     """
     arguments.count("cg", "steps", steps)
-    arguments.non_negative("cg", "damping", damping)
+    arguments.damping("cg", damping)
     arguments.non_negative("cg", "tolerance", tolerance)
     label = f"cg(steps={steps})" if damping == 0 else f"cg(steps={steps}, damping={damping:g})"
 

@@ -31,7 +31,7 @@ def exact(*, damping: float = 0.0, max_parameters: int = 5000) -> InverseProduct
     >>> w
     {'x': tensor([0.2500, 0.2500])}
     """
-    arguments.non_negative("exact", "damping", damping)
+    arguments.damping("exact", damping)
     arguments.count("exact", "max_parameters", max_parameters)
     label = "exact()" if damping == 0 else f"exact(damping={damping:g})"
 

@@ -67,7 +67,7 @@ def neumann(
             f"neumann: rate must be a number > 0, 'auto' or None, got {rate!r}"
             f"{nearest(rate, ['auto'])}"
         )
-    arguments.non_negative("neumann", "damping", damping)
+    arguments.damping("neumann", damping)
     arguments.non_negative("neumann", "tolerance", tolerance)
     label = _label(terms, rate, damping)
 

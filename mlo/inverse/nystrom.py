@@ -48,7 +48,7 @@ def nystrom(
     ({'x': tensor([0.2500, 0.2500], dtype=torch.float64)}, 3)
     """
     arguments.count("nystrom", "rank", rank)
-    arguments.positive("nystrom", "damping", damping)
+    arguments.damping("nystrom", damping, may_be_zero=False)
     arguments.whole("nystrom", "seed", seed)
     arguments.non_negative("nystrom", "tolerance", tolerance)
     label = f"nystrom(rank={rank}, damping={damping:g})"

@@ -100,11 +100,6 @@ class CapturedRound:
         self._standing: list[object] = []
         self._replay: Callable[[], None] | None = None
 
-    @property
-    def is_captured(self) -> bool:
-        """Whether the next round is a replay, as far as is known now."""
-        return self._replay is not None
-
     def run(self) -> Made:
         """Make a round and return its updates, in tensors that later rounds leave alone.
 

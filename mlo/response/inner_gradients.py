@@ -1,10 +1,13 @@
 """First-order gradients of an inner loss, only those that are wanted."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from mlo import tree
 from mlo.inner import Inner, Upstream
+from mlo.second_derivatives import flat, nested
 from mlo.tree import Params
 
 
@@ -29,21 +32,16 @@ def gradients_of(
     make = tree.leaves if above else tree.constants
     variables = {problem: make(params) for problem, params in upstream.items()}
     loss = inner(point, variables)
-    owned = list(point.values()) if own else []
-    flat = [(problem, n, t) for problem, params in variables.items() for n, t in params.items()]
-    inputs = [*owned, *(t for _, _, t in flat if above)]
-    found: tuple[Tensor | None, ...] = (None,) * len(inputs)
-    if loss.requires_grad:
+    solved, read = (point if own else {}), (flat(variables) if above else {})
+    inputs = [*solved.values(), *read.values()]
+    found: Sequence[Tensor | None] = [None] * len(inputs)
+    if loss.requires_grad and inputs:
         found = torch.autograd.grad(loss, inputs, allow_unused=True)
     gradient = {
         name: torch.zeros_like(t) if g is None else g
-        for (name, t), g in zip(point.items(), found[: len(owned)], strict=False)
+        for (name, t), g in zip(solved.items(), found[: len(solved)], strict=True)
     }
-    nested: Upstream = {}
-    for (problem, name, _), g in zip(flat, found[len(owned) :], strict=False):
-        if g is not None:
-            nested.setdefault(problem, {})[name] = g
-    return tree.dense(gradient), nested
+    return tree.dense(gradient), nested(read, found[len(solved) :])
 
 
 def difference(ahead: Upstream, behind: Upstream, factor: Tensor) -> Upstream:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlo import Context, Outcome, inverse, tree
+from mlo import Context, Outcome, ResponseError, inverse, tree
 from mlo.inverse import InverseProduct
 
 SOLVERS = [
@@ -179,3 +179,9 @@ def test_the_global_random_numbers_do_not_matter(solver):
 def test_a_hessian_that_is_not_a_number_is_never_hidden(solver, dtype):
     answer, outcome = solver(times(hessian(dtype) * torch.nan), vector(dtype), fresh())
     assert outcome.failed or not torch.isfinite(joined(answer)).all()
+
+
+@pytest.mark.parametrize("make", [inverse.cg, inverse.neumann, inverse.exact, inverse.nystrom])
+def test_no_damping_is_zero_and_not_none(make):
+    with pytest.raises(ResponseError, match=r"damping must be >=? 0, got None"):
+        make(damping=None)

@@ -125,7 +125,8 @@ def lbg_soft(train: Examples, architecture: Architecture, setting: Setting, seed
         gam_learning_rate=setting["gam_learning_rate"],
     )
     grouping = Grouping(search=search, retrain=optimisation(setting))
-    return learn_by_grouping(train, architecture, grouping, seed=seed)
+    trained, _ = learn_by_grouping(train, architecture, grouping, seed=seed)
+    return trained
 
 
 # Search and retraining are tuned together, with no more trials than a baseline has.

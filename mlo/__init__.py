@@ -7,12 +7,16 @@ Declare a program as a `Graph` of `Problem`s, run it with an `Engine`, different
 from importlib.metadata import version
 
 from mlo import inverse, testing
+from mlo.callbacks import Callbacks
+from mlo.checkpoint.checkpoints import Checkpoints
+from mlo.clipping import Clipping
 from mlo.context import Context
 from mlo.difference import FiniteDifference
 from mlo.double_backward import Autograd
-from mlo.engine import Engine, ResponseWarning, Round
+from mlo.engine import Engine
 from mlo.errors import (
     BatchError,
+    CheckpointError,
     ConfigError,
     GraphError,
     MloError,
@@ -20,11 +24,14 @@ from mlo.errors import (
     ProblemError,
     ProgramError,
     ResponseError,
+    RunError,
 )
 from mlo.graph import Graph
 from mlo.hypergradient import Hypergradient, hypergradient
+from mlo.interrupts import Interrupted
 from mlo.inverse.protocol import InverseProduct
 from mlo.outcome import Outcome, Status
+from mlo.precision import Autocast
 from mlo.problem import Problem
 from mlo.response.adaptive import adaptive
 from mlo.response.constant import constant
@@ -34,19 +41,29 @@ from mlo.response.protocol import Response
 from mlo.response.stationarity import stationarity_penalty
 from mlo.response.unrolled import unrolled
 from mlo.response.value_function import value_function
+from mlo.response_warning import ResponseWarning
+from mlo.round import Round
 from mlo.separable import Weighted, weighted
+from mlo.stopping import EarlyStopping
 
 __version__ = version("mlo-framework")
 __all__ = [
+    "Autocast",
     "Autograd",
     "BatchError",
+    "Callbacks",
+    "CheckpointError",
+    "Checkpoints",
+    "Clipping",
     "ConfigError",
     "Context",
+    "EarlyStopping",
     "Engine",
     "FiniteDifference",
     "Graph",
     "GraphError",
     "Hypergradient",
+    "Interrupted",
     "InverseProduct",
     "MloError",
     "NonFiniteError",
@@ -58,6 +75,7 @@ __all__ = [
     "ResponseError",
     "ResponseWarning",
     "Round",
+    "RunError",
     "Status",
     "Weighted",
     "adaptive",

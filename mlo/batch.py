@@ -1,15 +1,12 @@
-"""Batches: drawn from a loader without end, and moved to a device whatever their shape."""
+"""Batches of any structure."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sized
+from collections.abc import Callable, Mapping, MutableMapping, Sized
 from dataclasses import fields, is_dataclass
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from mlo.errors import BatchError
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -23,18 +20,27 @@ def to_device(batch: Any, device: torch.device) -> Any:
     """
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
+    return mapped(batch, lambda item: to_device(item, device))
+
+
+def mapped(batch: Any, function: Callable[[Any], Any]) -> Any:
+    """Return a structure of the same kind with `function` applied to each of its items.
+
+    >>> mapped((1, 2), lambda item: item + 1)
+    (2, 3)
+    """
     if isinstance(batch, tuple):
-        moved = [to_device(item, device) for item in batch]
+        moved = [function(item) for item in batch]
         return type(batch)(*moved) if _is_named(batch) else type(batch)(moved)
     if isinstance(batch, list):
-        return type(batch)(to_device(item, device) for item in batch)
+        return type(batch)(function(item) for item in batch)
     if isinstance(batch, Mapping):
-        return _moved_mapping(batch, device)
+        return _mapped_mapping(batch, function)
     if is_dataclass(batch) and not isinstance(batch, type):
         clone = copy.copy(batch)
         for field in fields(batch):
             # Also a frozen dataclass, and one whose __init__ does more than assign.
-            object.__setattr__(clone, field.name, to_device(getattr(batch, field.name), device))
+            object.__setattr__(clone, field.name, function(getattr(batch, field.name)))
         return clone
     return batch
 
@@ -43,8 +49,8 @@ def _is_named(batch: tuple[Any, ...]) -> bool:
     return getattr(batch, "_fields", None) is not None
 
 
-def _moved_mapping(batch: Mapping[Any, Any], device: torch.device) -> Mapping[Any, Any]:
-    moved = {key: to_device(value, device) for key, value in batch.items()}
+def _mapped_mapping(batch: Mapping[Any, Any], function: Callable[[Any], Any]) -> Mapping[Any, Any]:
+    moved = {key: function(value) for key, value in batch.items()}
     if type(batch) is dict or not isinstance(batch, MutableMapping):
         return moved
     clone = copy.copy(batch)
@@ -52,7 +58,7 @@ def _moved_mapping(batch: Mapping[Any, Any], device: torch.device) -> Mapping[An
     return clone
 
 
-def length_of(batches: Iterable[Any]) -> int | None:
+def length_of(batches: object) -> int | None:
     """Return how many batches there are, or None if that is not known.
 
     >>> length_of([1, 2]), length_of(iter([1, 2]))
@@ -67,58 +73,13 @@ def length_of(batches: Iterable[Any]) -> int | None:
         return None
 
 
-class Feed:
-    """Draws batches for one problem for ever: an exhausted loader is iterated again.
+def in_channels_last(batch: Any) -> Any:
+    """Return `batch` with every 4-dim tensor of numbers in the memory format for images.
 
-    Args:
-        problem: Name of the problem, for error messages.
-        batches: The loader.
-        device: Where the batches go.
+    >>> in_channels_last([torch.ones(2, 3, 4, 4)])[0].stride()
+    (48, 1, 12, 3)
     """
-
-    def __init__(self, problem: str, batches: Iterable[Any], device: torch.device) -> None:
-        self._problem = problem
-        self._batches = batches
-        self._device = device
-        self._iterator: Iterator[Any] | None = None
-        self.epochs = 0
-
-    def check(self) -> None:
-        """Refuse an empty loader whose length does not tell; its first batch is kept for `draw`.
-
-        Raises:
-            BatchError: If it is empty.
-        """
-        if length_of(self._batches) is not None:
-            return
-        iterator = iter(self._batches)
-        for batch in iterator:
-            self._iterator = chain([batch], iterator)
-            return
-        raise self._empty()
-
-    def draw(self) -> Any:
-        """Return the next batch on the device.
-
-        Raises:
-            BatchError: If the loader is empty, or is a one-shot iterator that has ended.
-        """
-        if self._iterator is None:
-            self._iterator = iter(self._batches)
-        for batch in self._iterator:
-            return to_device(batch, self._device)
-        self.epochs += 1
-        again = self._iterator = iter(self._batches)
-        for batch in again:
-            return to_device(batch, self._device)
-        if again is self._batches:
-            raise BatchError(
-                f"problem {self._problem!r}: batches is a one-shot iterator that has ended; give "
-                "an iterable that can be iterated again, such as a DataLoader or a list"
-            )
-        raise self._empty()
-
-    def _empty(self) -> BatchError:
-        return BatchError(
-            f"problem {self._problem!r}: batches is empty, expected at least one batch"
-        )
+    if isinstance(batch, Tensor):
+        is_image = batch.dim() == 4 and batch.is_floating_point()
+        return batch.contiguous(memory_format=torch.channels_last) if is_image else batch
+    return mapped(batch, in_channels_last)

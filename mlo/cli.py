@@ -1,6 +1,7 @@
-"""The command `mlo`: list programs, show one, run one, check one."""
+"""The command `mlo`: programs are listed, shown, run and checked; runs are listed, reported."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,14 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from mlo import config, registry
+from mlo import config, registry, running
 from mlo.bench.command import bench, listing
 from mlo.errors import ConfigError, MloError, ProgramError
+from mlo.interrupts import Interrupted
+from mlo.parallel import launch as parallel
 from mlo.program import Program
-from mlo.record import Record
+from mlo.report.command import report
+from mlo.runs import listed
 from mlo.testing import command as checking
 
 _LOG_WIDTH: Final = 160
@@ -96,20 +100,69 @@ def _show(name: _Name, file: _File = None, overrides: _Overrides = None) -> None
 
 
 @app.command("run")
-def _run(name: _Name, file: _File = None, overrides: _Overrides = None, out: _Out = None) -> None:
+def _run(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROGRAM",
+            help="A registered name, or the path of a .py file.",
+            show_default=False,
+        ),
+    ] = None,
+    file: _File = None,
+    overrides: _Overrides = None,
+    out: _Out = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Go on with the run in this directory, or from this checkpoint of it.",
+        ),
+    ] = None,
+) -> None:
     """Run a program; write its configuration, metrics and results to a new directory."""
-    with _reporting():
+    with _reporting(), parallel.joined() as ranks:
+        if resume is not None:
+            given = {"--config": file, "--set": overrides, "--out": out}
+            if unfit := [option for option, value in given.items() if value]:
+                raise ConfigError(f"--resume keeps the configuration of the run, got {unfit[0]}")
+            running.resume(resume, name, console=_console(), ranks=ranks)
+            return
+        if name is None:
+            raise ConfigError("run: expected the name of a program, or --resume RUN")
         program, settings = _resolved(name, file, overrides)
         directory = out or _new_directory(Path(name).stem)
-        is_new = not directory.exists()
-        record = Record.create(directory, console=_console())
-        record.text("config.yaml", config.dump(settings))
-        record.print(f"{name}: results go to {directory}")
-        try:
-            program.run(settings, record)
-        except ConfigError:
-            _discard(directory, whole=is_new)
-            raise
+        if ranks is not None:
+            # The clocks of two machines need not agree on a name.
+            directory = Path(ranks.gathered(str(directory))[0])
+        running.begin(name, program, settings, directory, console=_console(), ranks=ranks)
+
+
+@app.command("runs")
+def _runs(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where runs are.")] = Path(
+        "runs"
+    ),
+) -> None:
+    """List runs: how each stands, and its result."""
+    with _reporting():
+        listed(directory, _console())
+
+
+@app.command("report")
+def _report(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The page [RUN/report.html]."),
+    ] = None,
+) -> None:
+    """Write one HTML page about runs: configuration, curves, tables, comparisons."""
+    with _reporting():
+        report(directories, out, _console())
 
 
 @app.command("check")
@@ -183,14 +236,6 @@ def _new_directory(stem: str) -> Path:
     return next(path for path in chain([base], numbered) if not path.exists())
 
 
-def _discard(directory: Path, *, whole: bool) -> None:
-    # Some impossible values show only when the program reads its data; then nothing has been run.
-    if [path.name for path in directory.iterdir()] == ["config.yaml"]:
-        (directory / "config.yaml").unlink()
-        if whole:
-            directory.rmdir()
-
-
 def _console() -> Console:
     # In a log, tables would otherwise be cut to the 80 columns of an imagined terminal.
     in_log = not sys.stdout.isatty() and "COLUMNS" not in os.environ
@@ -204,7 +249,9 @@ def _reporting() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         typer.echo("mlo: interrupted", err=True)
-        raise typer.Exit(130) from error
+        # As shells count: 130 for Ctrl-C, 143 for SIGTERM.
+        number = error.signal if isinstance(error, Interrupted) else signal.SIGINT
+        raise typer.Exit(128 + number) from error
     except MloError as error:
         typer.echo(f"mlo: error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, ConfigError | ProgramError) else 1) from error

@@ -13,7 +13,7 @@ from mlo.device import synchronous
 from mlo.errors import ResponseError
 from mlo.forward_mode import separable_mixed
 from mlo.inner import Inner, Upstream
-from mlo.second_derivatives import SecondDerivatives, flat, gradient_of, nested, scaled
+from mlo.second_derivatives import SecondDerivatives, flat, gradient_of, nested, scaled, summed
 from mlo.separable import Weighted, scalar
 from mlo.tree import Params
 
@@ -54,9 +54,11 @@ class FiniteDifference:
         Raises:
             ResponseError: If a parameter is in half precision, where the difference is noise.
         """
+        if inner.parts:
+            return summed([(w, self(part, solution, upstream)) for w, part in inner.parts])
         point = tree.constants(solution)
         above = {problem: tree.constants(params) for problem, params in upstream.items()}
-        plain = inner.first_order()
+        plain = inner.full_precision().first_order()
 
         def gradient() -> Params:
             variables = tree.leaves(point)

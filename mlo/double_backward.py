@@ -8,7 +8,7 @@ from torch import Tensor
 from mlo import tree
 from mlo.forward_mode import separable_mixed
 from mlo.inner import Inner, Upstream
-from mlo.second_derivatives import SecondDerivatives, flat, gradient_of, nested, scaled
+from mlo.second_derivatives import SecondDerivatives, flat, gradient_of, nested, scaled, summed
 from mlo.separable import Weighted, scalar
 from mlo.tree import Params
 
@@ -26,6 +26,8 @@ class Autograd:
 
     def __call__(self, inner: Inner, solution: Params, upstream: Upstream, /) -> SecondDerivatives:
         """Return both maps at this point."""
+        if inner.parts:
+            return summed([(w, self(part, solution, upstream)) for w, part in inner.parts])
         point = _Point(inner, solution, upstream)
 
         def gradient() -> Params:

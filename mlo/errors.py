@@ -32,6 +32,14 @@ class ResponseError(MloError):
     """A solved problem could not answer a cotangent."""
 
 
+class CheckpointError(MloError):
+    """A checkpoint cannot be written, read or fitted to the engine."""
+
+
+class RunError(MloError):
+    """A run directory cannot be used, or its run cannot go on."""
+
+
 class NonFiniteError(MloError):
     """A loss or a gradient is infinite or not a number; no weight has been changed by it.
 

@@ -33,6 +33,8 @@ def separable_mixed(
     if inner.separability.holds is False:
         return None
     _load_rules()
+    # What the mixed derivative is of each rank's own loss, the sweep takes the mean of.
+    ranks, inner = inner.ranks, inner.local()
     above = {problem: tree.leaves(params) for problem, params in upstream.items()}
     inputs = flat(above)
     with forward_ad.dual_level(), torch.enable_grad():
@@ -55,7 +57,9 @@ def separable_mixed(
     if inner.separability.holds is None:
         slope = _slope(inner, solution, upstream, vector)
         error = (slope - derivative.detach()).abs()
-        inner.separability.holds = bool(error <= torch.finfo(error.dtype).eps ** 0.5 * size)
+        holds = bool(error <= torch.finfo(error.dtype).eps ** 0.5 * size)
+        # All ranks must go on in the same way.
+        inner.separability.holds = holds if ranks is None else all(ranks.gathered(holds))
         if not inner.separability.holds:
             return None
     found = torch.autograd.grad(derivative, list(inputs.values()), allow_unused=True)

@@ -1,11 +1,14 @@
 """A problem's loss as a pure function of named parameters."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mlo.errors import ProblemError
+from mlo.precision import Autocast
 from mlo.problem import Loss
 from mlo.separable import LossValue, Separability, Weighted, scalar
 from mlo.tree import Params
@@ -33,6 +36,7 @@ class PureLoss:
         separability: Whether its forward-mode derivative can be trusted.
         compiled: The same loss compiled, for callers that differentiate it once and backwards;
             None if there is none.
+        autocast: In which precision it runs, unless it is asked for in full; None for full.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class PureLoss:
         self.returns_weighted: bool | None = None
         self.separability = Separability()
         self.compiled: Loss | None = None
+        self.autocast: Autocast | None = None
 
     def check_parameters(self, name: str, parameters: Mapping[str, Tensor]) -> None:
         """Refuse a module in which another parameter has taken the place of the trained one.
@@ -84,6 +89,7 @@ class PureLoss:
         *,
         moves: str | None = None,
         first_order: bool = False,
+        full_precision: bool = False,
     ) -> LossValue:
         """Return what the loss returns at these parameters.
 
@@ -93,6 +99,7 @@ class PureLoss:
             moves: The problem whose buffers do move, because it is the one being updated.
             first_order: Whether the caller differentiates it once and backwards only, so that the
                 compiled loss will do.
+            full_precision: Whether `autocast` is left aside.
 
         Raises:
             ProblemError: If the loss is neither a 0-dim tensor nor `mlo.weighted`.
@@ -121,12 +128,23 @@ class PureLoss:
                     replaced.append((owner, key, buffer))
                     owner[key] = buffer.clone()
             chosen = self.compiled if first_order and self.compiled is not None else self._loss
-            loss = chosen(**self._modules, **batches)
+            with self.casting(full_precision=full_precision):
+                loss = chosen(**self._modules, **batches)
         finally:
             for owner, key, tensor in reversed(replaced):
                 owner[key] = tensor
         self.returns_weighted = isinstance(loss, Weighted)
         return checked(loss, self._problem)
+
+    def casting(self, *, full_precision: bool = False) -> AbstractContextManager[Any]:
+        """Return the context that the loss runs in."""
+        if self.autocast is None or full_precision:
+            return nullcontext()
+        return self.autocast.on(self._device())
+
+    def _device(self) -> torch.device:
+        module = next(iter(self._modules.values()))
+        return next(module.parameters()).device
 
 
 def _parameter_slots(module: nn.Module) -> dict[str, list[Slot]]:

@@ -116,6 +116,12 @@ class Recorder:
             )
         )
 
+    def withdraw(self) -> None:
+        """Forget the update that was last taken down: it has not been made after all."""
+        if self._position > self._skip and self._updates:
+            # The start stays, as nothing has moved since.
+            self._updates.pop()
+
     @property
     def history(self) -> History | None:
         """The recorded updates, or None before the first."""

@@ -19,9 +19,11 @@ from mlo import tree
 from mlo.context import Context, context_of
 from mlo.errors import BatchError, GraphError, MloError, ResponseError, nearest
 from mlo.graph import Graph
+from mlo.inner_loss import advanced
 from mlo.outcome import Outcome
+from mlo.point import Point
 from mlo.randomness import unchanged
-from mlo.sweep import Point, advanced, sweep
+from mlo.sweep import sweep
 from mlo.tree import Params
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mlo import tree
 from mlo.randomness import Replay, State
+from mlo.ranks import Ranks
 from mlo.separable import LossValue, Separability, scalar
 from mlo.tree import Params
 
@@ -30,6 +31,11 @@ class Inner:
         above: Those of the problems that it reads, likewise.
         compiled: As `evaluate`, for callers that differentiate it once and backwards only; None if
             there is none.
+        precise: As `evaluate`, in full precision; None where that is in full precision itself.
+        ranks: The processes over which the loss is a mean; None where each has all of it. Its
+            derivatives in the solution are then the mean's, on every rank; those in what it reads
+            stay each rank's own, and the sweep takes their mean.
+        parts: Where the batch is `MicroBatches`, the loss on each, with its weight.
     """
 
     evaluate: Callable[[Params, Upstream, Any], LossValue]
@@ -40,6 +46,9 @@ class Inner:
     own: Params | None = None
     above: Mapping[str, Params] = field(default_factory=dict)
     compiled: Callable[[Params, Upstream, Any], LossValue] | None = None
+    precise: Callable[[Params, Upstream, Any], LossValue] | None = None
+    ranks: Ranks | None = None
+    parts: "tuple[tuple[float, Inner], ...]" = ()
 
     def __call__(self, solution: Params, upstream: Upstream) -> Tensor:
         """Return ``g(solution; upstream)``, a 0-dim tensor."""
@@ -47,7 +56,17 @@ class Inner:
 
     def value(self, solution: Params, upstream: Upstream) -> LossValue:
         """Return what the loss returned: a 0-dim tensor, or its losses and weights."""
+        if self.parts:
+            values = [scalar(part.value(solution, upstream)) * w for w, part in self.parts]
+            return torch.stack(values).sum()
+        if self.ranks is not None:
+            own = self.local()
+            return self.ranks.everywhere(lambda moved: own.value(moved, upstream), solution)
         return self.replay(self.evaluate, solution, upstream, self.batch)
+
+    def local(self) -> "Inner":
+        """Return this rank's own loss."""
+        return self if self.ranks is None else replace(self, ranks=None)
 
     def first_order(self) -> "Inner":
         """Return the same loss for a caller that differentiates it once and backwards only.
@@ -55,7 +74,17 @@ class Inner:
         That is the compiled loss, where there is one: compiled functions have no second and no
         forward-mode derivative.
         """
-        return self if self.compiled is None else replace(self, evaluate=self.compiled)
+        if self.compiled is None:
+            return self
+        parts = tuple((weight, part.first_order()) for weight, part in self.parts)
+        return replace(self, evaluate=self.compiled, parts=parts)
+
+    def full_precision(self) -> "Inner":
+        """Return the same loss for a caller that subtracts derivatives of it."""
+        if self.precise is None:
+            return self
+        parts = tuple((weight, part.full_precision()) for weight, part in self.parts)
+        return replace(self, evaluate=self.precise, compiled=None, precise=None, parts=parts)
 
     def variables(self, solution: Params, upstream: Upstream) -> tuple[Params, Upstream]:
         """Return both as variables: the parameters themselves where nothing has moved.
@@ -73,7 +102,7 @@ class Inner:
 
         Without a state its first call draws as the generators then stand.
         """
-        return replace(self, batch=batch, replay=Replay(self.replay.device, state))
+        return replace(self, batch=batch, replay=Replay(self.replay.device, state), parts=())
 
 
 def _variables(given: Params, present: Params | None) -> Params:

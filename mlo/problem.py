@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mlo.batch import length_of
+from mlo.clipping import Clipping
 from mlo.errors import ProblemError
 from mlo.response.protocol import Answer, Response
 from mlo.separable import LossValue
@@ -43,6 +44,11 @@ class Problem:
         scheduler: Makes a learning-rate scheduler from the optimizer, or is the scheduler if
             `optimizer` is the optimizer itself; stepped once per update.
         steps: Updates per update of the level above.
+        accumulate: Batches of one update: their mean gradient is taken, one batch at a time. What
+            is differentiated through the problem sees all of them, and its own hypergradient is
+            solved for once.
+        warmup: Rounds at the start in which it is not updated, while the problems below it are.
+        clipping: Bounds the norms of the direct and the indirect part of its gradient.
         response: How the solved problem is differentiated. By default
             ``mlo.finite_difference()``, where anything above differentiates through it. A plain
             function with the signature of `Response` will do.
@@ -64,6 +70,9 @@ class Problem:
     optimizer: OptimizerFactory | Optimizer | None = None
     scheduler: SchedulerFactory | LRScheduler | None = None
     steps: int = 1
+    accumulate: int = 1
+    warmup: int = 0
+    clipping: Clipping | None = None
     response: Response | Answer | None = None
     reads: tuple[str, ...] | None = None
 
@@ -78,8 +87,12 @@ class Problem:
             self._refuse("module", "a torch.nn.Module", self.module)
         if not callable(self.loss):
             self._refuse("loss", "a function that returns a 0-dim tensor", self.loss)
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            self._refuse("steps", "an integer >= 1", self.steps)
+        for field, least in (("steps", 1), ("accumulate", 1), ("warmup", 0)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                self._refuse(field, f"an integer >= {least}", value)
+        if self.clipping is not None and not isinstance(self.clipping, Clipping):
+            self._refuse("clipping", "mlo.Clipping(direct=..., indirect=...)", self.clipping)
         if self.batches is not None:
             self._check_batches(self.batches)
         if self.optimizer is not None and not (

@@ -5,6 +5,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mlo.errors import ProblemError
 from mlo.graph import Graph
+from mlo.history import Recorder
 from mlo.problem import Problem
 
 
@@ -25,6 +26,10 @@ def check_runnable(problem: Problem, graph: Graph) -> None:
     if not arguments.batch and problem.batches is not None:
         raise ProblemError(
             f"problem {problem.name!r}: batches are given, but its loss takes no 'batch'"
+        )
+    if problem.accumulate > 1 and problem.batches is None:
+        raise ProblemError(
+            f"problem {problem.name!r}: accumulate={problem.accumulate} takes batches, got None"
         )
     outermost = graph.levels[problem.name] == max(graph.levels.values())
     if outermost and problem.steps != 1:
@@ -73,3 +78,10 @@ def optimizer_of(problem: Problem) -> Optimizer:
             "have; each problem trains its own parameters"
         )
     return made
+
+
+def recorders_of(graph: Graph) -> dict[str, Recorder]:
+    """Return a recorder for each problem whose response replays its last updates."""
+    responding = {n for sweep in graph.sweeps.values() for n in sweep.flows}
+    makers = {n: graph.response(n).recorder for n in graph.problems if n in responding}
+    return {n: make(graph.problems[n].steps) for n, make in makers.items() if make is not None}

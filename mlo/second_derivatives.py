@@ -4,7 +4,8 @@ For an inner loss ``g(θ; a, b, ...)`` two linear maps are needed: the Hessian `
 the mixed derivative ``v ↦ vᵀ ∂²g/∂θ∂a``, the latter for every upstream problem in one call.
 """
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -63,6 +64,39 @@ class Product(Protocol):
     def __call__(self, inner: Inner, solution: Params, upstream: Upstream, /) -> SecondDerivatives:
         """Return both maps at this point."""
         ...
+
+
+def summed(parts: Sequence[tuple[float, SecondDerivatives]]) -> SecondDerivatives:
+    """Return the second derivatives of ``Σ_i w_i g_i``, which are those of each ``g_i`` in turn.
+
+    >>> linear = SecondDerivatives(
+    ...     gradient=lambda: {"x": torch.ones(1)}, hessian=lambda v: v,
+    ...     mixed=lambda v, factor=1.0: {"a": tree.scaled(v, factor)},
+    ... )
+    >>> summed([(0.5, linear), (0.25, linear)]).mixed({"x": torch.ones(1)}, 4.0)
+    {'a': {'x': tensor([3.])}}
+    """
+
+    def gradient() -> Params:
+        return _sum_of(tree.scaled(part.gradient(), weight) for weight, part in parts)
+
+    def hessian(vector: Params) -> Params:
+        return _sum_of(tree.scaled(part.hessian(vector), weight) for weight, part in parts)
+
+    def mixed(vector: Params, factor: float | Tensor = 1.0, /) -> Upstream:
+        total: Upstream = {}
+        for weight, part in parts:
+            # Each may overwrite its vector.
+            own = {name: tensor.clone() for name, tensor in vector.items()}
+            for problem, found in part.mixed(own, factor * weight).items():
+                total[problem] = tree.merged(total.get(problem, {}), found)
+        return total
+
+    return SecondDerivatives(gradient=gradient, hessian=hessian, mixed=mixed)
+
+
+def _sum_of(vectors: Iterable[Params]) -> Params:
+    return functools.reduce(tree.merged, vectors)
 
 
 def gradient_of(loss: Tensor, point: Params, *, create_graph: bool = False) -> Params:

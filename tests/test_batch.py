@@ -4,10 +4,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
 
-from mlo import BatchError
-from mlo.batch import Feed, to_device
+from mlo.batch import in_channels_last, length_of, to_device
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -99,50 +97,15 @@ def test_what_is_not_a_tensor_is_kept():
         assert to_device(untouched, META) is untouched
 
 
-def loader(length, **options):
-    return DataLoader(TensorDataset(torch.arange(length)), **options)
+def test_a_length_that_is_not_known_is_none():
+    assert length_of([1, 2]) == 2
+    assert length_of(iter([1])) is None
 
 
-def test_an_exhausted_loader_starts_again():
-    feed = Feed("x", loader(4, batch_size=2), CPU)
-    drawn = [feed.draw()[0].tolist() for _ in range(5)]
-    assert drawn == [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1]]
-    assert feed.epochs == 2
-
-
-def test_a_shuffling_loader_gives_a_new_order_each_epoch():
-    generator = torch.Generator().manual_seed(0)
-    feed = Feed("x", loader(8, batch_size=8, shuffle=True, generator=generator), CPU)
-    first, second = feed.draw()[0].tolist(), feed.draw()[0].tolist()
-    assert sorted(first) == sorted(second) == list(range(8))
-    assert first != second
-
-
-def test_nothing_is_drawn_before_it_is_asked_for():
-    def never():
-        raise AssertionError("drawn too early")
-        yield
-
-    Feed("x", never(), CPU)
-
-
-def test_an_empty_generator_is_noticed_at_the_first_draw():
-    with pytest.raises(BatchError, match="problem 'x': batches is a one-shot iterator that has"):
-        Feed("x", iter([]), CPU).draw()
-
-
-def test_an_iterable_that_yields_nothing_is_noticed_at_the_first_draw():
-    class Nothing:
-        def __iter__(self):
-            return iter(())
-
-    with pytest.raises(BatchError, match="problem 'x': batches is empty, expected at least one"):
-        Feed("x", Nothing(), CPU).draw()
-
-
-def test_a_one_shot_iterator_is_used_up_and_then_named():
-    feed = Feed("x", (torch.tensor(i) for i in range(2)), CPU)
-    assert [int(feed.draw()), int(feed.draw())] == [0, 1]
-    message = "problem 'x': batches is a one-shot iterator that has ended; give an iterable that"
-    with pytest.raises(BatchError, match=message):
-        feed.draw()
+def test_images_change_their_memory_format_and_nothing_else_does():
+    batch = {"x": torch.rand(2, 3, 4, 4), "n": torch.ones(2, 3, 4, 4, dtype=torch.int64), "y": x()}
+    changed = in_channels_last(batch)
+    assert changed["x"].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(changed["x"], batch["x"])
+    assert changed["n"] is batch["n"]
+    assert changed["y"] is batch["y"]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import Field, field_validator, model_validator
 
@@ -331,6 +332,10 @@ def check_any(**sources: Any) -> None:
         assert Settings.model_validate(config.model_dump()) == config
 
 
+MANY = hypothesis_settings(max_examples=2500)
+
+
+@MANY
 @given(documents)
 def test_any_text_is_a_configuration_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, text: str
@@ -338,6 +343,7 @@ def test_any_text_is_a_configuration_or_one_line(
     check_any(file=write(tmp_path_factory.mktemp("fuzz"), text))
 
 
+@MANY
 @given(st.binary())
 def test_any_bytes_are_a_configuration_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
@@ -348,6 +354,7 @@ def test_any_bytes_are_a_configuration_or_one_line(
 fields = st.sampled_from([*Settings.model_fields, "data.variant", "data.path", "layers.0", "x"])
 
 
+@MANY
 @given(st.lists(st.text() | st.tuples(fields, documents).map("=".join), max_size=3))
 def test_any_override_is_a_configuration_or_one_line(overrides: list[str]) -> None:
     check_any(overrides=overrides)

@@ -8,7 +8,7 @@ from torch import nn
 
 import mlo
 from mlo import Engine, Graph, NonFiniteError, Problem, ProblemError
-from mlo.engine import ResponseWarning
+from mlo.response_warning import ResponseWarning
 from tests.programs import Vector, same_bits, snapshot
 
 BAD = [torch.nan, torch.inf]
@@ -161,7 +161,8 @@ def test_running_statistics_are_not_poisoned_by_a_refused_batch(reads_another):
 @pytest.fixture
 def deferred(monkeypatch):
     """Run as on an accelerator, where no number may be waited for."""
-    monkeypatch.setattr("mlo.engine.synchronous", lambda device: False)
+    for module in ("engine", "updater"):
+        monkeypatch.setattr(f"mlo.{module}.synchronous", lambda device: False)
 
 
 @pytest.mark.usefixtures("deferred")

@@ -9,7 +9,8 @@ from torch import nn
 
 import mlo
 from mlo import Context, Graph, Problem, hypergradient
-from mlo.sweep import Point, sweep
+from mlo.point import Point
+from mlo.sweep import sweep
 from tests.programs import (
     Vector,
     network,

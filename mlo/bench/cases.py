@@ -5,6 +5,13 @@ from collections.abc import Sequence
 from mlo.bench import (
     accuracy,
     cleaning,
+    communication,
+    communication_bias,
+    communication_failures,
+    communication_memory,
+    communication_rows,
+    communication_scaling,
+    communication_staleness,
     compiled,
     lbg_round,
     levels,
@@ -24,6 +31,13 @@ CASES: tuple[Case, ...] = (
     accuracy.CASE,
     quadratic.CASE,
     cleaning.CASE,
+    communication.CASE,
+    communication_bias.CASE,
+    communication_scaling.CASE,
+    communication_memory.CASE,
+    communication_rows.CASE,
+    communication_staleness.CASE,
+    communication_failures.CASE,
 )
 
 

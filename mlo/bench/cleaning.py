@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from mlo.bench.case import Case, Cell, Result, Row, Settings
-from mlo.engine import Engine, ResponseWarning
+from mlo.engine import Engine
 from mlo.graph import Graph
 from mlo.inverse.warm_started import warm_started
 from mlo.problem import Loss, Problem
@@ -31,6 +31,7 @@ from mlo.response.implicit import cg, implicit, neumann
 from mlo.response.one_step import finite_difference, identity
 from mlo.response.protocol import Response
 from mlo.response.value_function import value_function
+from mlo.response_warning import ResponseWarning
 from mlo.separable import Weighted, weighted
 
 NUM_CLASSES = 10

@@ -14,7 +14,7 @@ from mlo.record import Record
 
 def run_cases(cases: Sequence[Case], settings: Settings, console: Console) -> None:
     """Run `cases` one after the other, print their tables and write ``<out>/<case>.json``."""
-    record = Record(settings.out, console)
+    record = Record(directory=settings.out, console=console)
     with _threads(settings.threads):
         for case in cases:
             record.print(f"{case.name}: {case.summary}")

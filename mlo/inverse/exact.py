@@ -69,7 +69,7 @@ def exact(*, damping: float = 0.0, max_parameters: int = 5000) -> InverseProduct
         return _unravel(answer, vector), escalated(outcome, ~finite, Status.NON_FINITE)
 
     settings = {"damping": damping, "max_parameters": max_parameters}
-    return InverseProduct(label=label, solve=solve, products=None, settings=settings)
+    return InverseProduct(label=label, solve=solve, products=None, linear=True, settings=settings)
 
 
 def _ravel(vector: Params) -> Tensor:

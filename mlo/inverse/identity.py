@@ -33,4 +33,6 @@ def identity(rate: float | None = None) -> InverseProduct:
         step = tree.weighted(vector, context.rate_of_each(rate, vector))
         return step, Outcome(solver=label, code=Status.ONE_STEP)
 
-    return InverseProduct(label=label, solve=solve, products=0, settings={"rate": rate})
+    return InverseProduct(
+        label=label, solve=solve, products=0, linear=True, settings={"rate": rate}
+    )

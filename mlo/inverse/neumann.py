@@ -89,7 +89,13 @@ def neumann(
 
     spent = power.FIRST if isinstance(rate, str) else 0
     settings = {"terms": terms, "rate": rate, "damping": damping, "tolerance": tolerance}
-    return InverseProduct(label=label, solve=solve, products=terms - 1 + spent, settings=settings)
+    return InverseProduct(
+        label=label,
+        solve=solve,
+        products=terms - 1 + spent,
+        linear=not isinstance(rate, str),
+        settings=settings,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

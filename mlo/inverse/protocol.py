@@ -25,12 +25,14 @@ class InverseProduct:
             which calling the value itself does not.
         products: Hessian-vector products of one solve at most, or None if that depends on the
             number of parameters.
+        linear: Whether the answer is linear in the vector, to rounding.
         settings: What its factory was called with, by name.
     """
 
     label: str
     solve: Solve
     products: int | None
+    linear: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(

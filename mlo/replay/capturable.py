@@ -9,6 +9,7 @@ from torch.optim import SGD, Muon, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mlo.errors import MloError, ProblemError
+from mlo.problem import Problem
 from mlo.randomness import capture, restore
 
 _ON_DEVICE_ALONE = (SGD, Muon)
@@ -53,6 +54,38 @@ round cannot; give it capturable=True
                 f"problem {name!r}: ReduceLROnPlateau reads the loss on the host, which a captured "
                 "round cannot; use a scheduler that follows the number of steps"
             )
+
+
+def check_plain_rounds(problems: Mapping[str, Problem], *, scales: bool, ranks: bool) -> None:
+    """Refuse rounds that differ from each other in more than their numbers.
+
+    Args:
+        problems: The problems by name.
+        scales: Whether losses are scaled, so that updates may be skipped.
+        ranks: Whether batches are shared between processes.
+
+    Raises:
+        MloError: If rounds cannot be captured.
+
+    >>> check_plain_rounds({}, scales=False, ranks=True)
+    Traceback (most recent call last):
+        ...
+    mlo.errors.MloError: cuda_graph=True captures the rounds of one process; got ranks=...
+    """
+    if ranks:
+        raise MloError("cuda_graph=True captures the rounds of one process; got ranks=...")
+    if scales:
+        raise MloError(
+            "cuda_graph=True cannot skip an update whose gradient overflows, as autocast to "
+            "float16 must; use mlo.Autocast(dtype=torch.bfloat16)"
+        )
+    for name, problem in problems.items():
+        for field, least in (("accumulate", 1), ("warmup", 0)):
+            if getattr(problem, field) > least:
+                raise ProblemError(
+                    f"problem {name!r}: a captured round takes {field}={least}, got "
+                    f"{getattr(problem, field)}"
+                )
 
 
 def _check_group(

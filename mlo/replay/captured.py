@@ -8,7 +8,7 @@ schedulers and launches the recording.
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -22,6 +22,7 @@ from mlo.replay.carried import Carried
 from mlo.replay.staged_rates import StagedRates
 from mlo.replay.static_batch import StaticBatch
 from mlo.sweep import Swept
+from mlo.updater import Moved
 
 WARM_UP = 3
 """Rounds before the capture, in which optimizers make their state and libraries their plans."""
@@ -31,15 +32,8 @@ class ReplayWarning(UserWarning):
     """A captured round does not fit any more and is captured again."""
 
 
-class Moved(NamedTuple):
-    """What an update finds, and whether all of it was finite."""
-
-    swept: Swept
-    usable: Tensor
-
-
 class Draws(Protocol):
-    """Draws batches, as `mlo.batch.Feed` does."""
+    """Draws batches, as `mlo.feed.Feed` does."""
 
     def draw(self) -> Any:
         """Return the next batch on the device."""
@@ -275,8 +269,8 @@ def _own(memory: dict[str, Any]) -> None:
 def _kept(made: Made) -> Made:
     """Return copies, as the next replay writes to the same tensors."""
     return [
-        (name, Moved(Swept(swept.loss.clone(), {}, _copies(swept.outcomes)), usable.clone()))
-        for name, (swept, usable) in made
+        (name, Moved(Swept(m.swept.loss.clone(), {}, _copies(m.swept.outcomes)), m.usable.clone()))
+        for name, m in made
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 from mlo import inverse
 from mlo.context import Context
 from mlo.curvature import hessian_product
+from mlo.double_backward import Autograd
 from mlo.inner import Inner, Upstream
 from mlo.inverse.protocol import InverseProduct, Solve, inverse_product_of
 from mlo.outcome import Outcome
@@ -57,6 +58,7 @@ def implicit(
         label=label,
         answer=answer,
         evaluations=evaluations,
+        linear=solver.linear and isinstance(second_derivatives, Autograd),
         solver=solver,
         product=second_derivatives,
         solution=implicit_solution(solver, second_derivatives),

@@ -3,6 +3,7 @@
 from mlo import inverse, tree
 from mlo.context import Context, Rate
 from mlo.difference import FiniteDifference
+from mlo.double_backward import Autograd
 from mlo.inner import Inner, Upstream
 from mlo.outcome import Outcome, Status
 from mlo.product import ProductName, product_of
@@ -72,6 +73,8 @@ def _one_step(label: str, rate: float | None, product: Product) -> Response:
         label=label,
         answer=answer,
         evaluations=product.overhead + product.evaluations,
+        # The step of a finite difference follows the length of the vector.
+        linear=isinstance(product, Autograd),
         solver=solver,
         product=product,
         solution=implicit_solution(solver, product),

@@ -27,6 +27,7 @@ class Response:
         evaluations: Gradient evaluations of one call at most, or None if that depends on the
             number of parameters.
         differentiates: False if the problem is taken as a constant, so that no gradient can flow.
+        linear: Whether the answer is linear in the vector, to rounding.
         solver: What stands for the inverse Hessian, where the response is an implicit one.
         product: How it takes second derivatives, where it does.
         solution: ``(inner, solution, upstream, context) -> θ*`` as autograd sees it: its value,
@@ -42,6 +43,7 @@ class Response:
     answer: Answer
     evaluations: int | None
     differentiates: bool = True
+    linear: bool = False
     solver: InverseProduct | None = None
     product: Product | None = None
     solution: Solution | None = None

@@ -3,7 +3,7 @@
 from mlo import tree
 from mlo.context import Context
 from mlo.double_backward import Autograd
-from mlo.inner import Inner, Upstream
+from mlo.inner import Inner, Upstream, inner_of
 from mlo.inverse import arguments
 from mlo.outcome import Outcome
 from mlo.response.inner_descent import (
@@ -78,6 +78,7 @@ def stationarity_penalty(
         inner: Inner, solution: Params, upstream: Upstream, vector: Params, context: Context
     ) -> tuple[Upstream, Outcome]:
         refuse_half_precision(solver, solution)
+        inner = inner_of(inner).full_precision()
         start = tree.constants(solution)
         rates = context.rate_of_each(rate, start)
         tilt, penalty = tilt_of(vector, strength)

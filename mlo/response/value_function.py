@@ -81,7 +81,7 @@ def value_function(
         refuse_half_precision(solver, solution)
         for problem, params in upstream.items():
             refuse_half_precision(solver, {f"{problem}.{n}": t for n, t in params.items()})
-        inner = inner_of(inner).first_order()
+        inner = inner_of(inner).full_precision().first_order()
         start = tree.constants(solution)
         rates = context.rate_of_each(rate, start)
         tilt, penalty = tilt_of(vector, strength)

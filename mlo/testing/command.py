@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlo.batch import Feed
 from mlo.errors import GraphError
+from mlo.feed import Feed
 from mlo.graph import Graph
 from mlo.testing.check import check_hypergradient
 from mlo.testing.report import Report, Severity, headline, tables

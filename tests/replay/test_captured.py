@@ -150,7 +150,7 @@ def both(make, between=None):
     return found, expected, capture
 
 
-@pytest.mark.filterwarnings("ignore::mlo.engine.ResponseWarning")
+@pytest.mark.filterwarnings("ignore::mlo.response_warning.ResponseWarning")
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("response", RESPONSES, ids=lambda response: response.label)
 def test_a_replayed_round_is_the_round(response, program):
@@ -161,7 +161,7 @@ def test_a_replayed_round_is_the_round(response, program):
     assert not torch.equal(found[-1][3]["model.0.weight"], found[-2][3]["model.0.weight"])
 
 
-@pytest.mark.filterwarnings("ignore::mlo.engine.ResponseWarning")
+@pytest.mark.filterwarnings("ignore::mlo.response_warning.ResponseWarning")
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -176,7 +176,7 @@ def test_several_updates_a_round_on_batches_of_their_own(optimizer):
     assert capture.replayed == REPLAYS
 
 
-@pytest.mark.filterwarnings("ignore::mlo.engine.ResponseWarning")
+@pytest.mark.filterwarnings("ignore::mlo.response_warning.ResponseWarning")
 @pytest.mark.parametrize(
     "scheduler",
     [
@@ -202,7 +202,7 @@ def test_learning_rates_follow_their_scheduler_within_a_round(scheduler):
     assert rates[-1] < rates[-2] < rates[WARM_UP]
 
 
-@pytest.mark.filterwarnings("ignore::mlo.engine.ResponseWarning")
+@pytest.mark.filterwarnings("ignore::mlo.response_warning.ResponseWarning")
 def test_buffers_move_in_place_or_not():
     class Average(nn.Module):
         def __init__(self):
@@ -273,7 +273,7 @@ def test_updates_outside_rounds_are_seen_by_the_next_replay(response):
     assert capture.recorded == 1
 
 
-@pytest.mark.filterwarnings("ignore::mlo.engine.ResponseWarning")
+@pytest.mark.filterwarnings("ignore::mlo.response_warning.ResponseWarning")
 def test_a_changed_mode_is_captured_again():
     def toggle(engine, number):
         if number == WARM_UP + 1:

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import SGD, Optimizer
 
-from mlo.batch import Feed
 from mlo.context import Context, context_of
 from mlo.errors import ResponseError
+from mlo.feed import Feed
 from mlo.functional import PureLoss
 from mlo.interop.betty.method import Method
 from mlo.problem import Problem

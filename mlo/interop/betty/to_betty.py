@@ -10,10 +10,10 @@ import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from mlo.batch import Feed
 from mlo.context import context_of
 from mlo.device import resolve
 from mlo.errors import GraphError, MloError, ProblemError, ResponseError
+from mlo.feed import Feed
 from mlo.graph import Graph
 from mlo.interop.betty.declared_problem import (
     Declared,

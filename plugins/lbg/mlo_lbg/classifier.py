@@ -7,7 +7,8 @@ from mlo_lbg.architecture import MakeModule
 from mlo_lbg.data.batches import Batches
 from mlo_lbg.data.dataset import Examples
 from mlo_lbg.seeds import seeded, spawn
-from mlo_lbg.training import Optimisation, Progress, fit, silent
+from mlo_lbg.trainer import ALONE, Trainer
+from mlo_lbg.training import Optimisation, fit
 
 
 def train_classifier(
@@ -16,7 +17,7 @@ def train_classifier(
     optimisation: Optimisation,
     *,
     seed: int,
-    progress: Progress = silent,
+    trainer: Trainer = ALONE,
 ) -> nn.Module:
     """Minimise `mean_n −log softmax(network(x_n))[y_n]` of a fresh network.
 
@@ -26,7 +27,7 @@ def train_classifier(
         make_network: Inputs to `(batch, classes)` logits.
         optimisation: AdamW settings.
         seed: Decides initial weights, batches and dropout.
-        progress: Told after each epoch.
+        trainer: How it is run.
 
     Returns:
         The network, in evaluation mode, on the device of the examples.
@@ -51,5 +52,5 @@ def train_classifier(
             return cross_entropy(network(inputs), targets)
 
         batches = Batches(train, size=optimisation.batch_size, seed=order)
-        fit(network, loss, batches, optimisation, progress=progress)
+        fit(network, loss, batches, optimisation, trainer=trainer)
     return network

@@ -1,8 +1,9 @@
 """All methods on all seeds: trained, measured, recorded."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -10,11 +11,14 @@ from mlo.device import resolve
 from mlo.record import Record
 from mlo_lbg.architecture import Architecture, linear_experts
 from mlo_lbg.config import ComparisonConfig
+from mlo_lbg.data.dataset import Split
 from mlo_lbg.data.digits import NUM_CLASSES, NUM_PIXELS, digits
+from mlo_lbg.diagnosis import Diagnosis
 from mlo_lbg.diagnostics import collapse_warning
 from mlo_lbg.evaluation import Evaluation, evaluate
+from mlo_lbg.ledger import Ledger
 from mlo_lbg.methods import METHODS, Task
-from mlo_lbg.search import Diagnosis, Observe
+from mlo_lbg.trainer import Trainer
 
 Report = Callable[[str], None]
 """Told in words what is going on."""
@@ -28,7 +32,7 @@ class Run:
         method: Its name in the configuration.
         seed: The seed.
         evaluation: What was measured on the test examples.
-        seconds: Wall-clock time of training.
+        seconds: Wall-clock time of training; since it was last resumed, if it was.
         history: Diagnoses of the search, empty for methods without one.
         collapse: What to say of collapsed groups, or None.
     """
@@ -53,6 +57,8 @@ def architecture_of(config: ComparisonConfig) -> Architecture:
 def runs(config: ComparisonConfig, record: Record, report: Report) -> Iterator[Run]:
     """Yield one run after the other, seed by seed, each recorded as it is done.
 
+    In a record that resumes, runs that were done are read and not made again.
+
     Args:
         config: What to compare.
         record: Takes a line for each epoch of a search and one for each run.
@@ -60,46 +66,75 @@ def runs(config: ComparisonConfig, record: Record, report: Report) -> Iterator[R
     """
     architecture = architecture_of(config)
     device = resolve(config.device)
+    ledger = Ledger(record, Run)
     for seed in range(config.seeds):
         split = digits(variant=config.data.variant, seed=seed).to(device)
         for method in config.methods:
-            history: list[Diagnosis] = []
-            observe = _observer(history, record, report, method, seed)
+            name = f"{method}/seed-{seed}"
+            if (done := ledger.read(name)) is not None:
+                yield done
+                continue
             report(f"seed {seed}, {METHODS[method].title}")
-            start = time.perf_counter()
-            task = Task(train=split.train, architecture=architecture, seed=seed, observe=observe)
-            trained = METHODS[method].train(config, task)
-            seconds = time.perf_counter() - start
-            evaluation = evaluate(trained, split.test, num_groups=config.num_groups)
-            groups = evaluation.groups
-            run = Run(
-                method=method,
-                seed=seed,
-                evaluation=evaluation,
-                seconds=seconds,
-                history=tuple(history),
-                collapse=collapse_warning(torch.tensor(groups.load)) if groups else None,
-            )
+            run = _run(config, architecture, split, method, seed, record, report)
+            groups = run.evaluation.groups
             record.metrics(
                 kind="run",
                 method=method,
                 seed=seed,
                 collapse=run.collapse,
                 load=groups.load if groups else None,
-                **run.columns(),
+                **{key: value for key, value in run.columns().items() if key != "seconds"},
             )
+            if record.ranks is not None:
+                # No rank may still be reading the checkpoints that are about to go.
+                record.ranks.gathered(None)
+            ledger.write(name, run)
+            _forget_checkpoints(record, method, seed)
             yield run
 
 
-def _observer(
-    history: list[Diagnosis], record: Record, report: Report, method: str, seed: int
-) -> Observe:
+def _run(
+    config: ComparisonConfig,
+    architecture: Architecture,
+    split: Split,
+    method: str,
+    seed: int,
+    record: Record,
+    report: Report,
+) -> Run:
+    title = METHODS[method].title
+
     def observe(diagnosis: Diagnosis) -> None:
-        history.append(diagnosis)
-        record.metrics(kind="epoch", method=method, seed=seed, **asdict(diagnosis))
         report(
-            f"seed {seed}, {METHODS[method].title}: NMI {diagnosis.nmi_attribute:.2f}, "
+            f"seed {seed}, {title}: NMI {diagnosis.nmi_attribute:.2f}, "
             f"agreement {diagnosis.agreement:.2f}"
         )
 
-    return observe
+    start = time.perf_counter()
+    task = Task(
+        train=split.train,
+        architecture=architecture,
+        seed=seed,
+        trainer=Trainer(
+            directory=record, parts=(method,), seed=seed, checkpoint_every=config.checkpoint_every
+        ),
+        observe=observe,
+    )
+    trained, history = METHODS[method].train(config, task)
+    seconds = time.perf_counter() - start
+    evaluation = evaluate(trained, split.test, num_groups=config.num_groups)
+    groups = evaluation.groups
+    return Run(
+        method=method,
+        seed=seed,
+        evaluation=evaluation,
+        seconds=seconds,
+        history=history,
+        collapse=collapse_warning(torch.tensor(groups.load)) if groups else None,
+    )
+
+
+def _forget_checkpoints(record: Record, method: str, seed: int) -> None:
+    """Remove the checkpoints of a run that is done."""
+    for folder in (record.directory / "checkpoints" / method).rglob(f"seed-{seed}"):
+        shutil.rmtree(folder, ignore_errors=True)

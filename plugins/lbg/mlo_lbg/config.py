@@ -7,11 +7,11 @@ from pydantic import Field, field_validator
 from mlo.config import Config
 from mlo.device import resolve
 from mlo_lbg import problems, routing
+from mlo_lbg.budget import Budget
 from mlo_lbg.data.digits import Variant
 from mlo_lbg.grouping import Grouping, MakeAssignments, clipped_rows, softmax_rows
 from mlo_lbg.problems import GamLoss, SearchSettings
 from mlo_lbg.routing import Routing, ValidationLoss
-from mlo_lbg.search import Budget
 from mlo_lbg.training import Optimisation
 
 Count = Annotated[int, Field(ge=1)]
@@ -157,12 +157,14 @@ class ComparisonConfig(Config):
         num_groups: K, the number of groups, experts and ensemble members.
         seeds: Number of seeds; they are 0, 1, 2, ...
         methods: What to compare, in the order of the table.
+        checkpoint_every: Rounds from one checkpoint of a training run to the next.
     """
 
     data: DigitsConfig = DigitsConfig()
     num_groups: Annotated[int, Field(ge=1, le=64)] = 2
     seeds: Count = 5
     device: str = "auto"
+    checkpoint_every: Count = 200
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
     single: TrainingConfig = TrainingConfig()
     bagging: TrainingConfig = TrainingConfig()

@@ -7,7 +7,8 @@ from mlo_lbg.architecture import MakeModule
 from mlo_lbg.classifier import train_classifier
 from mlo_lbg.data.dataset import Examples
 from mlo_lbg.seeds import spawn
-from mlo_lbg.training import Optimisation, Progress, one_of_several, silent
+from mlo_lbg.trainer import ALONE, Trainer
+from mlo_lbg.training import Optimisation
 
 
 class GroupError(MloError):
@@ -22,7 +23,7 @@ def fit_experts(
     *,
     num_groups: int,
     seed: int,
-    progress: Progress = silent,
+    trainer: Trainer = ALONE,
 ) -> nn.ModuleList:
     """Minimise `mean_{n: g_n = k} −log p_k(y_n | x_n)` for each group k by itself.
 
@@ -36,7 +37,7 @@ def fit_experts(
         optimisation: AdamW settings of every expert.
         num_groups: Number of experts.
         seed: Decides initial weights and batches; an expert's do not depend on other groups.
-        progress: Told after each epoch of each expert.
+        trainer: How it is run.
 
     Returns:
         `num_groups` experts in evaluation mode.
@@ -69,7 +70,7 @@ def fit_experts(
             make_expert,
             optimisation,
             seed=expert_seed,
-            progress=one_of_several(progress, group, num_groups),
+            trainer=trainer.within(f"expert-{group}"),
         )
         for group, expert_seed in enumerate(spawn(seed, num_groups))
     )

@@ -7,13 +7,17 @@ from torch import nn
 
 from mlo_lbg.architecture import Architecture
 from mlo_lbg.assignments import Assignments, ClippedAssignments
+from mlo_lbg.budget import Budget
 from mlo_lbg.data.dataset import Examples, divide
+from mlo_lbg.diagnosis import Diagnosis
 from mlo_lbg.group_experts import fit_experts
 from mlo_lbg.predictors import TopOne
 from mlo_lbg.problems import Modules, SearchSettings
-from mlo_lbg.search import Budget, Observe, search, unobserved
+from mlo_lbg.search import search
 from mlo_lbg.seeds import seeded, spawn
-from mlo_lbg.training import Optimisation, Progress, silent
+from mlo_lbg.trainer import ALONE, Trainer
+from mlo_lbg.training import Optimisation
+from mlo_lbg.watch import Observe, unobserved
 
 MakeAssignments = Callable[[int, int], Assignments | ClippedAssignments]
 """`(examples, K)` to assignments."""
@@ -62,9 +66,9 @@ def learn_by_grouping(
     grouping: Grouping,
     *,
     seed: int,
+    trainer: Trainer = ALONE,
     observe: Observe = unobserved,
-    progress: Progress = silent,
-) -> TopOne:
+) -> tuple[TopOne, tuple[Diagnosis, ...]]:
     """Search on two halves of the training examples, then retrain experts on all of them.
 
     In retraining the GAM is frozen and dispatches each example to the expert of its top group;
@@ -75,8 +79,11 @@ def learn_by_grouping(
         architecture: `make_gate` builds the GAM, `make_expert` each expert.
         grouping: What to do.
         seed: Decides halves, initial weights and batches.
-        observe: Told the diagnosis of each search epoch.
-        progress: Told after each epoch of retraining.
+        trainer: How search and retraining are run.
+        observe: Told the diagnosis of each search epoch, as it comes.
+
+    Returns:
+        The predictor, and the diagnosis after each epoch of the search.
 
     References:
         Learning by Grouping, arXiv 2304.00486.
@@ -85,15 +92,16 @@ def learn_by_grouping(
     halves = divide(train, validation=0.5, seed=halves_seed)
     with seeded(init):
         modules = _build(architecture, grouping, len(halves.train))
-        for part in (modules.gam, modules.experts, modules.assignments):
+        for part in modules.parts():
             part.to(train.inputs.device)
-        search(
+        history = search(
             modules,
             grouping.search,
             halves,
             grouping.budget,
             learned=grouping.learned,
             seed=order,
+            trainer=trainer.within("search"),
             observe=observe,
         )
     modules.gam.eval()
@@ -105,9 +113,9 @@ def learn_by_grouping(
         grouping.retrain,
         num_groups=architecture.num_groups,
         seed=refit,
-        progress=progress,
+        trainer=trainer,
     )
-    return TopOne(gate=modules.gam, experts=list(experts))
+    return TopOne(gate=modules.gam, experts=list(experts)), history
 
 
 def _build(architecture: Architecture, grouping: Grouping, num_examples: int) -> Modules:

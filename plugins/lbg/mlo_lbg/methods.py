@@ -10,9 +10,11 @@ from mlo_lbg.baselines.mixtures import soft_mixture, top_one_mixture
 from mlo_lbg.baselines.single import single_network
 from mlo_lbg.config import ComparisonConfig, LbgConfig, SoftMixtureConfig, TrainingConfig
 from mlo_lbg.data.dataset import Examples
+from mlo_lbg.diagnosis import Diagnosis
 from mlo_lbg.evaluation import Trained
 from mlo_lbg.grouping import learn_by_grouping
-from mlo_lbg.search import Observe
+from mlo_lbg.trainer import Trainer
+from mlo_lbg.watch import Observe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +25,21 @@ class Task:
         train: All training examples.
         architecture: What networks it may build.
         seed: Decides everything random.
+        trainer: How it is run.
         observe: Told the diagnosis of each epoch by methods that search for groups.
     """
 
     train: Examples
     architecture: Architecture
     seed: int
+    trainer: Trainer
     observe: Observe
 
 
-Method = Callable[[ComparisonConfig, Task], Trained]
+Learned = tuple[Trained, tuple[Diagnosis, ...]]
+"""A trained method, and the diagnoses of its search for groups if it makes one."""
+
+Method = Callable[[ComparisonConfig, Task], Learned]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,64 +51,80 @@ class Entry:
 
 
 def _single(choose: Callable[[ComparisonConfig], TrainingConfig]) -> Method:
-    def train(config: ComparisonConfig, task: Task) -> Trained:
+    def train(config: ComparisonConfig, task: Task) -> Learned:
         optimisation = choose(config).optimisation()
-        return single_network(task.train, task.architecture, optimisation, seed=task.seed)
+        network = single_network(
+            task.train, task.architecture, optimisation, seed=task.seed, trainer=task.trainer
+        )
+        return network, ()
 
     return train
 
 
-def _bagging(config: ComparisonConfig, task: Task) -> Trained:
+def _bagging(config: ComparisonConfig, task: Task) -> Learned:
     optimisation = config.bagging.optimisation()
-    return bagging(task.train, task.architecture, optimisation, seed=task.seed)
+    ensemble = bagging(
+        task.train, task.architecture, optimisation, seed=task.seed, trainer=task.trainer
+    )
+    return ensemble, ()
 
 
 def _soft_mixture(choose: Callable[[ComparisonConfig], SoftMixtureConfig]) -> Method:
-    def train(config: ComparisonConfig, task: Task) -> Trained:
+    def train(config: ComparisonConfig, task: Task) -> Learned:
         chosen = choose(config)
-        return soft_mixture(
+        mixture = soft_mixture(
             task.train,
             task.architecture,
             chosen.optimisation(),
             objective=chosen.mixture_loss(),
             seed=task.seed,
+            trainer=task.trainer,
         )
+        return mixture, ()
 
     return train
 
 
-def _top_one_mixture(config: ComparisonConfig, task: Task) -> Trained:
-    return top_one_mixture(
+def _top_one_mixture(config: ComparisonConfig, task: Task) -> Learned:
+    mixture = top_one_mixture(
         task.train,
         task.architecture,
         config.top_one_mixture.optimisation(),
         balance=config.top_one_mixture.balance,
         seed=task.seed,
+        trainer=task.trainer,
     )
+    return mixture, ()
 
 
-def _kmeans(config: ComparisonConfig, task: Task) -> Trained:
-    return kmeans_groups(
+def _kmeans(config: ComparisonConfig, task: Task) -> Learned:
+    experts = kmeans_groups(
         task.train,
         task.architecture,
         config.kmeans.optimisation(),
         restarts=config.kmeans.restarts,
         seed=task.seed,
+        trainer=task.trainer,
     )
+    return experts, ()
 
 
-def _attribute(config: ComparisonConfig, task: Task) -> Trained:
+def _attribute(config: ComparisonConfig, task: Task) -> Learned:
     optimisation = config.attribute.optimisation()
-    return attribute_groups(task.train, task.architecture, optimisation, seed=task.seed)
+    experts = attribute_groups(
+        task.train, task.architecture, optimisation, seed=task.seed, trainer=task.trainer
+    )
+    return experts, ()
 
 
 def _lbg(choose: Callable[[ComparisonConfig], LbgConfig], *, learned: bool) -> Method:
-    def train(config: ComparisonConfig, task: Task) -> Trained:
+    def train(config: ComparisonConfig, task: Task) -> Learned:
         return learn_by_grouping(
             task.train,
             task.architecture,
             choose(config).grouping(learned=learned),
             seed=task.seed,
+            trainer=task.trainer,
             observe=task.observe,
         )
 

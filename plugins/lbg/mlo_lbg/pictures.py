@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
+from matplotlib.figure import Figure
+
 from mlo.record import Record
 from mlo_lbg import plots
 from mlo_lbg.comparison import Run
 from mlo_lbg.data.digits import ORIENTATIONS
+from mlo_lbg.diagnosis import Diagnosis
 from mlo_lbg.methods import METHODS
 from mlo_lbg.plots import Panel, Series
-from mlo_lbg.search import Diagnosis
 
 Quantity = Callable[[Diagnosis], float]
 
@@ -44,7 +46,7 @@ def draw(runs: Sequence[Run], record: Record) -> None:
             for title, unit, quantity, limits in _DIAGNOSTICS
         ]
         figure = plots.curves(panels, title="Search for groups, one faint line per seed")
-        plots.save(figure, record.path("curves.png"))
+        _keep(figure, "curves", record)
         loads = {
             f"{METHODS[run.method].title}, seed {run.seed}": (
                 [d.round for d in run.history],
@@ -54,7 +56,7 @@ def draw(runs: Sequence[Run], record: Record) -> None:
             if run.method in searched and run.seed == 0
         }
         figure = plots.load_over_time(loads, title="Share of the training half in each group")
-        plots.save(figure, record.path("load.png"))
+        _keep(figure, "load", record)
     grouped = {
         METHODS[run.method].title: run.evaluation.groups.by_attribute
         for run in runs
@@ -67,7 +69,13 @@ def draw(runs: Sequence[Run], record: Record) -> None:
             values=ORIENTATIONS,
             title="Test examples by group and orientation, seed 0",
         )
-        plots.save(figure, record.path("groups.png"))
+        _keep(figure, "groups", record)
+
+
+def _keep(figure: Figure, name: str, record: Record) -> None:
+    path = record.path(f"{name}.png")
+    plots.save(figure, path)
+    record.image(name, path, step=None)
 
 
 def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:

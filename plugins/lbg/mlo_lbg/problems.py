@@ -90,6 +90,10 @@ class Modules:
     experts: nn.ModuleList
     assignments: Assignments | ClippedAssignments
 
+    def parts(self) -> tuple[nn.Module, ...]:
+        """Return all modules, lowest level first."""
+        return self.gam, self.experts, self.assignments
+
 
 def three_levels(
     modules: Modules,

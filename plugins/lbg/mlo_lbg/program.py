@@ -1,6 +1,7 @@
 """The program `lbg`: Learning by Grouping beside what users would pick instead."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 
 import torch
@@ -17,7 +18,15 @@ from mlo_lbg.data.digits import digits
 from mlo_lbg.methods import METHODS
 from mlo_lbg.pictures import draw
 from mlo_lbg.problems import Modules, three_levels
-from mlo_lbg.table import as_dict, as_markdown, as_rich, compare, grouping_columns
+from mlo_lbg.table import (
+    Comparison,
+    as_dict,
+    as_markdown,
+    as_rich,
+    as_rows,
+    compare,
+    grouping_columns,
+)
 
 
 def graph(config: ComparisonConfig) -> Graph:
@@ -63,8 +72,12 @@ def run(config: ComparisonConfig, record: Record) -> None:
     for warning in warnings:
         record.print(warning)
     record.text("table.txt", "\n".join([title, "", as_markdown(comparison), *warnings, ""]))
+    # Without the times: a resumed run's record is that of an uninterrupted one.
+    timeless = tuple(c for c in comparison.columns if c.key != "seconds")
+    record.table("comparison", as_rows(replace(comparison, columns=timeless)))
     record.result(
         {
+            "headline": _headline(comparison),
             "table": as_dict(comparison),
             "runs": [
                 {"method": r.method, "seed": r.seed, "collapse": r.collapse, **r.columns()}
@@ -73,6 +86,7 @@ def run(config: ComparisonConfig, record: Record) -> None:
         }
     )
     draw(done, record)
+    record.print(f"one page about it: mlo report {record.directory}")
 
 
 def _all_runs(config: ComparisonConfig, record: Record) -> list[Run]:
@@ -89,6 +103,14 @@ def _all_runs(config: ComparisonConfig, record: Record) -> list[Run]:
                     f"{each.seconds:.1f} s"
                 )
     return done
+
+
+def _headline(comparison: Comparison) -> str:
+    """The method with the lowest error, in a few words."""
+    errors = {name: row["error"] for name, row in comparison.rows.items()}
+    found = {name: error.mean for name, error in errors.items() if error is not None}
+    best = min(found, key=lambda name: found[name])
+    return f"lowest error {found[best]:.2%}, {best}, of {len(found)} methods"
 
 
 def _collapses(done: Sequence[Run]) -> list[str]:

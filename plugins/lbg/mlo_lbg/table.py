@@ -210,6 +210,16 @@ def as_markdown(comparison: Comparison) -> str:
     return "\n".join([joined(lines[0]), joined(rule), *(joined(line) for line in lines[1:])])
 
 
+def as_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """One mapping of headings to cells a method, as a record takes a table.
+
+    >>> as_rows(compare({"a": [{"e": 0.5}]}, (Column(key="e", title="error"),)))
+    [{'method': 'a', 'error': '0.500'}]
+    """
+    headings = _headings(comparison)
+    return [dict(zip(headings, cells, strict=True)) for cells in _cells(comparison)]
+
+
 def as_dict(comparison: Comparison) -> dict[str, dict[str, dict[str, float | int | None] | None]]:
     """Method to measurement to statistic, unscaled; nan becomes None, as JSON has no nan.
 

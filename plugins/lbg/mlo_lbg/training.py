@@ -8,14 +8,16 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+import mlo
 from mlo.errors import MloError
 from mlo_lbg.data.batches import Batch
+from mlo_lbg.trainer import ALONE, Trainer
+
+_EPOCHS_A_LINE = 5
+"""Epochs from one line of the record to the next."""
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(index, inputs, targets)` of a batch to a scalar."""
-
-Progress = Callable[[int, int], None]
-"""Called with (epochs done, epochs in all) after each epoch."""
 
 
 class TrainingError(MloError):
@@ -24,19 +26,6 @@ class TrainingError(MloError):
 
 class SizedBatches(Iterable[Batch], Sized, Protocol):
     """Batches that can be passed over again and again, with a known number in a pass."""
-
-
-def silent(done: int, total: int) -> None:
-    """A `Progress` that shows nothing."""
-
-
-def one_of_several(progress: Progress, place: int, count: int) -> Progress:
-    """The `Progress` of run number `place` of `count` equally long runs that share one display.
-
-    >>> one_of_several(lambda done, total: print(done, "of", total), 1, 2)(30, 60)
-    90 of 120
-    """
-    return lambda done, total: progress(place * total + done, count * total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +68,7 @@ def fit(
     batches: SizedBatches,
     optimisation: Optimisation,
     *,
-    progress: Progress = silent,
+    trainer: Trainer = ALONE,
 ) -> None:
     """Minimise the mean of `loss` over `batches` by AdamW with cosine decay, changing `module`.
 
@@ -90,10 +79,10 @@ def fit(
         loss: Scalar of a batch; closes over `module`.
         batches: Passed over once an epoch.
         optimisation: Learning rate, weight decay and epochs; the batches already have their size.
-        progress: Told after each epoch.
+        trainer: How it is run.
 
     Raises:
-        TrainingError: If the loss is not finite at the end of an epoch.
+        TrainingError: If a loss or its gradient is not finite.
 
     References:
         Loshchilov and Hutter (2019), Decoupled weight decay regularization, arXiv 1711.05101.
@@ -105,29 +94,38 @@ def fit(
     >>> round(weight.weight.item(), 2)
     1.0
     """
-    optimizer = torch.optim.AdamW(
-        module.parameters(),
-        lr=optimisation.learning_rate,
-        weight_decay=optimisation.weight_decay,
-        fused=True,
+    updates = optimisation.epochs * len(batches)
+
+    def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
+        index, inputs, targets = batch
+        # Batch statistics of a single example are undefined: normalisation layers raise.
+        model.train(len(index) > 1)
+        return loss(index, inputs, targets)
+
+    problem = mlo.Problem(
+        name="model",
+        module=module,
+        loss=batch_loss,
+        batches=batches,
+        optimizer=lambda parameters: torch.optim.AdamW(
+            parameters,
+            lr=optimisation.learning_rate,
+            weight_decay=optimisation.weight_decay,
+            fused=True,
+        ),
+        scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=updates),
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, T_max=optimisation.epochs * len(batches)
-    )
-    for epoch in range(1, optimisation.epochs + 1):
-        value = torch.zeros(())
-        for index, inputs, targets in batches:
-            # Batch statistics of a single example are undefined: normalisation layers raise.
-            module.train(len(index) > 1)
-            value = loss(index, inputs, targets)
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-            optimizer.step()
-            schedule.step()
-        if not torch.isfinite(value):
-            raise TrainingError(
-                f"loss: expected a finite number, got {value.item()} after epoch {epoch} with "
-                f"learning_rate {optimisation.learning_rate}; try a smaller one"
-            )
-        progress(epoch, optimisation.epochs)
+    try:
+        trainer.run(
+            mlo.Graph(problem),
+            device=next(module.parameters()).device,
+            until=updates,
+            record_every=_EPOCHS_A_LINE * len(batches),
+        )
+    except mlo.NonFiniteError as error:
+        epoch = -(-error.round // len(batches))
+        raise TrainingError(
+            f"loss or gradient: expected finite numbers, got others in epoch {epoch} with "
+            f"learning_rate {optimisation.learning_rate}; try a smaller one"
+        ) from error
     module.eval()

@@ -71,21 +71,6 @@ def test_empty_and_one_example_groups_do_not_break_batch_norm() -> None:
         assert expert(examples.inputs).isfinite().all()
 
 
-def test_progress_counts_all_experts() -> None:
-    examples, groups = opposite_rules(20)
-    seen: list[tuple[int, int]] = []
-    fit_experts(
-        examples,
-        groups,
-        make,
-        Optimisation(epochs=2),
-        num_groups=2,
-        seed=0,
-        progress=lambda done, total: seen.append((done, total)),
-    )
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
 def test_groups_that_do_not_fit_are_named() -> None:
     examples, groups = opposite_rules(10)
     with pytest.raises(GroupError, match=r"groups: expected shape \(10,\), got \(9,\)"):

@@ -221,7 +221,7 @@ def _two(modules: Modules, how_: SearchSettings, batches: list[Batch]) -> mlo.Gr
     return frozen_assignments(modules, how_, gam_batches=batches, expert_batches=batches)
 
 
-@pytest.mark.filterwarnings("ignore::mlo.engine.ResponseWarning")
+@pytest.mark.filterwarnings("ignore::mlo.response_warning.ResponseWarning")
 @pytest.mark.parametrize("declare_", [_three, _two])
 @pytest.mark.parametrize("which", ROUTINGS, ids=lambda r: r.label)
 def test_one_group_is_plain_training(which: Routing, declare_: Declare) -> None:

@@ -7,11 +7,13 @@ from torch import nn
 from mlo.errors import MloError
 from mlo_lbg import routing
 from mlo_lbg.assignments import Assignments, ClippedAssignments
+from mlo_lbg.budget import Budget
 from mlo_lbg.data.dataset import Halves
 from mlo_lbg.data.digits import digits
+from mlo_lbg.diagnosis import Diagnosis
 from mlo_lbg.models import linear
 from mlo_lbg.problems import Modules, SearchSettings
-from mlo_lbg.search import Budget, Diagnosis, search
+from mlo_lbg.search import search
 
 
 def halves() -> Halves:

@@ -6,7 +6,7 @@ from torch.nn.functional import mse_loss
 from mlo_lbg.classifier import train_classifier
 from mlo_lbg.data.batches import Batches
 from mlo_lbg.data.dataset import Examples
-from mlo_lbg.training import Optimisation, TrainingError, fit, one_of_several
+from mlo_lbg.training import Optimisation, TrainingError, fit
 
 
 def points(count: int) -> Examples:
@@ -47,16 +47,8 @@ def test_fit_passes_row_numbers_and_ends_in_evaluation_mode() -> None:
         seen.extend(index.tolist())
         return mse_loss(module(inputs).squeeze(1), targets.float())
 
-    done: list[tuple[int, int]] = []
-    fit(
-        module,
-        loss,
-        Batches(examples, size=4, seed=0),
-        Optimisation(epochs=3),
-        progress=lambda epoch, epochs: done.append((epoch, epochs)),
-    )
+    fit(module, loss, Batches(examples, size=4, seed=0), Optimisation(epochs=3))
     assert sorted(seen) == sorted(list(range(10)) * 3)
-    assert done == [(1, 3), (2, 3), (3, 3)]
     assert not module.training
 
 
@@ -72,7 +64,7 @@ def test_a_leftover_example_does_not_break_batch_norm() -> None:
 def test_divergence_is_reported_with_its_epoch_and_learning_rate() -> None:
     module = nn.Linear(1, 1)
     batch = (torch.tensor([0]), torch.full((1, 1), torch.inf), torch.ones(1, 1))
-    with pytest.raises(TrainingError, match=r"after epoch 1 with learning_rate 0.3"):
+    with pytest.raises(TrainingError, match=r"in epoch 1 with learning_rate 0.3"):
         fit(
             module,
             lambda index, inputs, targets: module(inputs).square().sum(),
@@ -126,10 +118,3 @@ def test_without_examples_the_initial_network_comes_back_in_evaluation_mode() ->
 def test_settings_out_of_range_are_named(setting: dict[str, float], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         Optimisation(**setting)  # type: ignore[arg-type]  # one field of several types at a time
-
-
-def test_progress_of_several_runs_is_one_count() -> None:
-    seen: list[tuple[int, int]] = []
-    for place in range(3):
-        one_of_several(lambda *counts: seen.append(counts), place, 3)(10, 10)
-    assert seen == [(10, 30), (20, 30), (30, 30)]

@@ -7,7 +7,8 @@ from mlo_lbg.classifier import train_classifier
 from mlo_lbg.data.dataset import Examples
 from mlo_lbg.predictors import Ensemble
 from mlo_lbg.seeds import spawn
-from mlo_lbg.training import Optimisation, Progress, one_of_several, silent
+from mlo_lbg.trainer import ALONE, Trainer
+from mlo_lbg.training import Optimisation
 
 
 def bagging(
@@ -16,7 +17,7 @@ def bagging(
     optimisation: Optimisation,
     *,
     seed: int,
-    progress: Progress = silent,
+    trainer: Trainer = ALONE,
 ) -> Ensemble:
     """Train each member on N of the N examples, drawn with replacement; average probabilities.
 
@@ -25,7 +26,7 @@ def bagging(
         architecture: `num_groups` times `make_member` is built.
         optimisation: AdamW settings of every member.
         seed: Decides samples, initial weights and batches.
-        progress: Told after each epoch of each member.
+        trainer: How it is run.
 
     References:
         Breiman (1996), Bagging predictors.
@@ -41,7 +42,7 @@ def bagging(
                 architecture.make_member,
                 optimisation,
                 seed=member_seed,
-                progress=one_of_several(progress, place, len(seeds)),
+                trainer=trainer.within(f"member-{place}"),
             )
         )
     return Ensemble(members=members)

@@ -9,7 +9,8 @@ from mlo_lbg.data.dataset import Examples
 from mlo_lbg.group_experts import fit_experts
 from mlo_lbg.predictors import ByAttribute, TopOne
 from mlo_lbg.seeds import spawn
-from mlo_lbg.training import Optimisation, Progress, silent
+from mlo_lbg.trainer import ALONE, Trainer
+from mlo_lbg.training import Optimisation
 
 
 class NearestCentre(nn.Module):
@@ -39,7 +40,7 @@ def kmeans_groups(
     *,
     restarts: int = 10,
     seed: int,
-    progress: Progress = silent,
+    trainer: Trainer = ALONE,
 ) -> TopOne:
     """Groups are k-means clusters of the flattened inputs; one expert is trained on each.
 
@@ -49,7 +50,7 @@ def kmeans_groups(
         optimisation: AdamW settings of every expert.
         restarts: Runs of k-means, of which the tightest is kept.
         seed: Decides clusters, initial weights and batches.
-        progress: Told after each epoch of each expert.
+        trainer: How it is run.
     """
     clustering, training = spawn(seed, 2)
     clusters = KMeans(architecture.num_groups, n_init=restarts, random_state=clustering)
@@ -63,7 +64,7 @@ def kmeans_groups(
         optimisation,
         num_groups=architecture.num_groups,
         seed=training,
-        progress=progress,
+        trainer=trainer,
     )
     return TopOne(gate=gate, experts=list(experts))
 
@@ -74,7 +75,7 @@ def attribute_groups(
     optimisation: Optimisation,
     *,
     seed: int,
-    progress: Progress = silent,
+    trainer: Trainer = ALONE,
 ) -> ByAttribute:
     """Groups are the true attribute; one expert is trained on each value.
 
@@ -85,7 +86,7 @@ def attribute_groups(
         architecture: `make_expert` is built once per attribute value.
         optimisation: AdamW settings of every expert.
         seed: Decides initial weights and batches.
-        progress: Told after each epoch of each expert.
+        trainer: How it is run.
     """
     experts = fit_experts(
         train,
@@ -94,6 +95,6 @@ def attribute_groups(
         optimisation,
         num_groups=train.num_attributes,
         seed=seed,
-        progress=progress,
+        trainer=trainer,
     )
     return ByAttribute(experts=list(experts))

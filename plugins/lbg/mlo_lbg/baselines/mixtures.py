@@ -10,7 +10,8 @@ from mlo_lbg.data.dataset import Examples
 from mlo_lbg.predictors import SoftMixture, TopOne
 from mlo_lbg.routing import ValidationLoss, confidence_scaled, expected
 from mlo_lbg.seeds import seeded, spawn
-from mlo_lbg.training import Optimisation, Progress, fit, silent
+from mlo_lbg.trainer import ALONE, Trainer
+from mlo_lbg.training import Optimisation, fit
 
 
 def _gate_and_experts(architecture: Architecture, device: torch.device) -> nn.ModuleList:
@@ -26,7 +27,7 @@ def soft_mixture(
     *,
     objective: ValidationLoss = expected,
     seed: int,
-    progress: Progress = silent,
+    trainer: Trainer = ALONE,
 ) -> SoftMixture:
     """Minimise a mixture loss in which every expert answers every example.
 
@@ -36,7 +37,7 @@ def soft_mixture(
         optimisation: AdamW settings of gate and experts.
         objective: `routing.expected` or `routing.mixture`.
         seed: Decides initial weights and batches.
-        progress: Told after each epoch.
+        trainer: How it is run.
 
     References:
         Jacobs, Jordan, Nowlan and Hinton (1991), Adaptive mixtures of local experts.
@@ -50,7 +51,7 @@ def soft_mixture(
             return objective(gate(inputs), experts, inputs, targets).mean()
 
         batches = Batches(train, size=optimisation.batch_size, seed=order)
-        fit(modules, loss, batches, optimisation, progress=progress)
+        fit(modules, loss, batches, optimisation, trainer=trainer)
     return SoftMixture(gate=gate, experts=experts)
 
 
@@ -61,7 +62,7 @@ def top_one_mixture(
     *,
     balance: float = 0.01,
     seed: int,
-    progress: Progress = silent,
+    trainer: Trainer = ALONE,
 ) -> TopOne:
     """Minimise `mean_n −log softmax(E_n z_ĵ(x_n))[y_n] + balance · switch_balance`.
 
@@ -74,7 +75,7 @@ def top_one_mixture(
         optimisation: AdamW settings of gate and experts.
         balance: Weight of the load-balance term, 0 for none.
         seed: Decides initial weights and batches.
-        progress: Told after each epoch.
+        trainer: How it is run.
 
     References:
         Riquelme et al. (2021), Scaling vision with sparse mixture of experts, arXiv 2106.05974.
@@ -91,5 +92,5 @@ def top_one_mixture(
             return losses.mean() + balance * switch_balance(scores)
 
         batches = Batches(train, size=optimisation.batch_size, seed=order)
-        fit(modules, loss, batches, optimisation, progress=progress)
+        fit(modules, loss, batches, optimisation, trainer=trainer)
     return TopOne(gate=gate, experts=experts)

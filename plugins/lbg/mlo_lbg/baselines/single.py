@@ -4,7 +4,8 @@ from mlo_lbg.architecture import Architecture
 from mlo_lbg.classifier import train_classifier
 from mlo_lbg.data.dataset import Examples
 from mlo_lbg.predictors import OneNetwork
-from mlo_lbg.training import Optimisation, Progress, silent
+from mlo_lbg.trainer import ALONE, Trainer
+from mlo_lbg.training import Optimisation
 
 
 def single_network(
@@ -13,7 +14,7 @@ def single_network(
     optimisation: Optimisation,
     *,
     seed: int,
-    progress: Progress = silent,
+    trainer: Trainer = ALONE,
 ) -> OneNetwork:
     """Minimise the mean cross-entropy of one network that has the whole parameter budget.
 
@@ -22,9 +23,9 @@ def single_network(
         architecture: `make_network` is built.
         optimisation: AdamW settings.
         seed: Decides initial weights and batches.
-        progress: Told after each epoch.
+        trainer: How it is run.
     """
     network = train_classifier(
-        train, architecture.make_network, optimisation, seed=seed, progress=progress
+        train, architecture.make_network, optimisation, seed=seed, trainer=trainer
     )
     return OneNetwork(network=network)

@@ -74,20 +74,6 @@ def test_a_method_is_a_function_of_data_and_seed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_progress_reaches_its_end(name: str) -> None:
-    seen: list[tuple[int, int]] = []
-    METHODS[name](
-        two_clusters(40),
-        ARCHITECTURE,
-        Optimisation(epochs=2),
-        seed=0,
-        progress=lambda done, total: seen.append((done, total)),
-    )
-    total = seen[0][1]
-    assert seen == [(done, total) for done in range(1, total + 1)]
-
-
-@pytest.mark.parametrize("name", METHODS)
 def test_no_method_learns_from_the_attribute_but_the_ceiling(name: str) -> None:
     examples = two_clusters(60)
     swapped = Examples(

@@ -1,0 +1,1 @@
+"""Data-parallel training: every rank holds all parameters and a slice of each batch."""

@@ -239,7 +239,17 @@ def _new_directory(stem: str) -> Path:
 def _console() -> Console:
     # In a log, tables would otherwise be cut to the 80 columns of an imagined terminal.
     in_log = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=_LOG_WIDTH if in_log else None)
+    return _Console(width=_LOG_WIDTH if in_log else None)
+
+
+class _Console(Console):
+    """A console whose reader may go away, as ``head`` does: training goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more, where rich would end the process."""
+        self.quiet = True
+        # What is still in the buffer would be written, and fail, when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -21,6 +21,9 @@ from mlo.graph import Graph
 from mlo.precision import LossScale
 from mlo.ranks import Ranks
 
+_EXTRA = "_extra_state"
+"""How torch names what a module keeps beside tensors (``get_extra_state``)."""
+
 
 class Stateful(Protocol):
     """Anything that can be saved and restored."""
@@ -100,7 +103,7 @@ def load(parts: Parts, state: Mapping[str, Any]) -> int:
         if isinstance(error, CheckpointError) or not isinstance(error, Exception):
             raise
         # What comes from outside can be wrong in more ways than can be told apart.
-        reason = str(error).splitlines()[0] if str(error) else ""
+        reason = ascii(str(error).splitlines()[0])[1:-1] if str(error) else ""
         raise CheckpointError(
             f"it is not the state of this engine: {type(error).__name__}: {reason[:200]}"
         ) from error
@@ -123,8 +126,8 @@ def _checked_round(parts: Parts, state: Mapping[str, Any]) -> int:
         for kind, present_kind in _kinds(parts, name).items():
             if saved["kinds"][kind] != present_kind:
                 raise CheckpointError(
-                    f"problem {name!r}: its {kind} was {saved['kinds'][kind]}, now it is "
-                    f"{present_kind}"
+                    f"problem {name!r}: its {kind} was {saved['kinds'][kind]!r:.80}, now it is "
+                    f"{present_kind!r}"
                 )
         _check_groups(name, parts.optimizers[name], saved["optimizer"])
     return int(state["round"])
@@ -169,6 +172,7 @@ def module_state(module: nn.Module) -> dict[str, Any]:
         "buffers": dict(module.named_buffers()),
         "trained": [n for n, p in module.named_parameters() if p.requires_grad],
         "training": [n for n, part in module.named_modules() if part.training],
+        "extra": {n: v for n, v in module.state_dict().items() if n.endswith(_EXTRA)},
     }
 
 
@@ -197,6 +201,10 @@ def check_module(problem: str, module: nn.Module, state: Mapping[str, Any]) -> N
 def load_module(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Copy a state that `check_module` has let through into the module."""
     trained, training = set(state["trained"]), set(state["training"])
+    for name, part in module.named_modules():
+        key = f"{name}.{_EXTRA}" if name else _EXTRA
+        if key in state["extra"]:
+            part.set_extra_state(state["extra"][key])
     for name, parameter in module.named_parameters():
         parameter.copy_(state["parameters"][name])
         parameter.requires_grad_(name in trained)

@@ -33,8 +33,21 @@ def separable_mixed(
     if inner.separability.holds is False:
         return None
     _load_rules()
-    # What the mixed derivative is of each rank's own loss, the sweep takes the mean of.
+    # The sweep takes the mean over ranks of what each finds for its own loss.
     ranks, inner = inner.ranks, inner.local()
+    first = inner.separability.holds is None
+    found = _separable_mixed(inner, solution, upstream, vector)
+    if ranks is not None and first:
+        # All ranks must go on in the same way, also one that has found nothing to try it on.
+        holds = all(ranks.gathered(found is not None))
+        inner.separability.holds = holds
+        return found if holds else None
+    return found
+
+
+def _separable_mixed(
+    inner: Inner, solution: Params, upstream: Upstream, vector: Params
+) -> Upstream | None:
     above = {problem: tree.leaves(params) for problem, params in upstream.items()}
     inputs = flat(above)
     with forward_ad.dual_level(), torch.enable_grad():
@@ -57,9 +70,7 @@ def separable_mixed(
     if inner.separability.holds is None:
         slope = _slope(inner, solution, upstream, vector)
         error = (slope - derivative.detach()).abs()
-        holds = bool(error <= torch.finfo(error.dtype).eps ** 0.5 * size)
-        # All ranks must go on in the same way.
-        inner.separability.holds = holds if ranks is None else all(ranks.gathered(holds))
+        inner.separability.holds = bool(error <= torch.finfo(error.dtype).eps ** 0.5 * size)
         if not inner.separability.holds:
             return None
     found = torch.autograd.grad(derivative, list(inputs.values()), allow_unused=True)

@@ -61,7 +61,10 @@ class Inner:
             return torch.stack(values).sum()
         if self.ranks is not None:
             own = self.local()
-            return self.ranks.everywhere(lambda moved: own.value(moved, upstream), solution)
+            read = [t for params in upstream.values() for t in params.values()]
+            return self.ranks.everywhere(
+                lambda moved: own.value(moved, upstream), solution, reads=read
+            )
         return self.replay(self.evaluate, solution, upstream, self.batch)
 
     def local(self) -> "Inner":

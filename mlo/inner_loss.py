@@ -76,7 +76,9 @@ def inner_loss(graph: Graph, plan: Sweep, name: str, point: Point, shared: Share
             return total(moved, batch, first_order=first_order, full_precision=full_precision)
 
         # A solution answers the mean of the cotangents that come from all ranks.
-        return ranks.everywhere(of_solutions, flat({lower: known[lower] for lower in within}))
+        solved = flat({lower: known[lower] for lower in within})
+        read = [*solution.values(), *flat(upstream).values()]
+        return ranks.everywhere(of_solutions, solved, reads=read)
 
     def total(known: Upstream, batch: Any, *, first_order: bool, full_precision: bool) -> LossValue:
         exchanged = point.exchanged(known)

@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -31,9 +33,6 @@ class Interrupts:
     Only the main thread may handle signals: elsewhere nothing changes. A signal that is ignored
     outside, as Ctrl-C is in a background job, is ignored inside.
 
-    Attributes:
-        asked: The number of the signal that came; 0 for none.
-
     >>> with Interrupts() as interrupts:
     ...     signal.raise_signal(signal.SIGINT)
     ...     interrupts.asked == signal.SIGINT
@@ -41,7 +40,8 @@ class Interrupts:
     """
 
     def __init__(self) -> None:
-        self.asked = 0
+        self._asked = 0
+        self._was_told = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -59,14 +59,51 @@ class Interrupts:
         trace: TracebackType | None,
     ) -> None:
         self._restore()
+        if self._asked and not self._was_told and kind is None:
+            # It came when nobody looked any more, and must not be lost.
+            signal.raise_signal(self._asked)
+
+    @property
+    def asked(self) -> int:
+        """The number of the signal that came; 0 for none."""
+        self._was_told = self._was_told or self._asked != 0
+        return self._asked
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked:
+        if self._asked:
             self._restore()
             raise KeyboardInterrupt
-        self.asked = number
+        self._asked = number
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Let SIGTERM raise `Interrupted`, as Ctrl-C raises a KeyboardInterrupt.
+
+    Only where nobody else handles it, and in the main thread.
+
+    >>> with heeded():
+    ...     try:
+    ...         signal.raise_signal(signal.SIGTERM)
+    ...     except Interrupted as interrupted:
+    ...         interrupted.signal == signal.SIGTERM
+    True
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    is_ours = before is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise Interrupted(round=0, checkpoint=None, signal=number)
+
+    if is_ours:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, before)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from mlo import progress
 from mlo.callbacks import NOTHING, Callbacks
 from mlo.checkpoint.checkpoints import Checkpoints
+from mlo.checkpoint.positions import latest_position, position_in
 from mlo.errors import CheckpointError, MloError
 from mlo.graph import Graph
 from mlo.interrupts import Interrupted, Interrupts
@@ -90,7 +91,7 @@ class Loop:
         if isinstance(self.stopping, EarlyStopping):
             check_named("early stopping", self.stopping.measure, engine.graph.problems)
         if resume:
-            if self._resume(engine, until):
+            if self._resume(engine):
                 return Round(number=engine.round, losses={}, outcomes={})
         elif self.checkpoints is not None and engine.round == 0 and self.checkpoints.paths():
             raise CheckpointError(
@@ -123,9 +124,11 @@ class Loop:
                 if display is not None:
                     display.update(done.number, done.losses, done.outcomes)
                 stops = self.stopping is not None and bool(self.stopping(done))
-                signal = _agreed(interrupts.asked if interrupts else 0, engine)
+                asked = interrupts.asked if interrupts else 0
+                signal, stops = _agreed(asked, stops, engine)
                 ends = stops or signal != 0 or done.number == last
-                self._take_down(engine, done, ends=ends)
+                # That a run is interrupted must not show in its record.
+                self._take_down(engine, done, ends=stops or done.number == last)
                 checkpoints = self.checkpoints
                 if checkpoints is not None and (ends or done.number % checkpoints.every == 0):
                     saved = self._save(engine, checkpoints, done, stopped=stops)
@@ -135,11 +138,12 @@ class Loop:
                     engine.read_flags()
                     break
             # It may have come while the last state was written.
-            if signal := _agreed(interrupts.asked if interrupts else 0, engine):
+            signal, _ = _agreed(interrupts.asked if interrupts else 0, False, engine)
+            if signal:
                 raise Interrupted(round=done.number, checkpoint=saved, signal=signal)
         return done
 
-    def _resume(self, engine: Runs, until: int | None) -> bool:
+    def _resume(self, engine: Runs) -> bool:
         """Go on from the newest checkpoint; return whether the run had stopped there."""
         if self.checkpoints is None:
             raise MloError("resume=True takes checkpoints=..., got None")
@@ -153,10 +157,11 @@ class Loop:
             if isinstance(self.stopping, Remembers) and remembered is not None:
                 self.stopping.load_state_dict(remembered)
             stopped = bool(found.state["stopped"])
-            # After a part that is done the record may have gone on with other parts.
-            goes_on = not stopped and (until is None or engine.round < until)
-            if self.record is not None and goes_on:
-                self.record.rewind(found.state["record"])
+            if self.record is not None:
+                # The record may have gone on with other parts of the run, saved in other folders.
+                latest = latest_position(self.record.directory / "checkpoints")
+                own = position_in(found.state)
+                self.record.rewind({n: max(size, latest.get(n, 0)) for n, size in own.items()})
             return stopped
         except CheckpointError as error:
             raise CheckpointError(f"checkpoint {str(found.path)!r}: {error}") from error
@@ -208,15 +213,21 @@ class Loop:
         )
 
 
-def _agreed(signal: int, engine: Runs) -> int:
-    """Return a signal that has reached any rank: all must stop after the same round."""
+def _agreed(signal: int, stops: bool, engine: Runs) -> tuple[int, bool]:
+    """Return whether a signal has reached any rank, and whether any of them stops.
+
+    All must end after the same round.
+    """
     if engine.ranks is None:
-        return signal
-    here = torch.tensor(float(signal), device=engine.device)
+        return signal, stops
+    here = torch.tensor(float(signal) + float(stops), device=engine.device)
     [mean] = engine.ranks.mean([here], like=[here])
     assert mean is not None
-    # Signals differ from rank to rank only while one is on its way.
-    return 0 if float(mean) == 0 else max(engine.ranks.gathered(signal))
+    # Both are rare, and differ from rank to rank only while a signal is on its way.
+    if float(mean) == 0:
+        return 0, False
+    every = engine.ranks.gathered((signal, stops))
+    return max(number for number, _ in every), any(stop for _, stop in every)
 
 
 def _check_length(rounds: int | None, until: int | None) -> None:

@@ -1,6 +1,6 @@
 """What data-parallel training asks of the processes that share it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -53,11 +53,18 @@ class Ranks(Protocol):
         """
         ...
 
-    def everywhere(self, loss: Callable[[Params], LossValue], params: Params, /) -> LossValue:
+    def everywhere(
+        self,
+        loss: Callable[[Params], LossValue],
+        params: Params,
+        /,
+        reads: Iterable[Tensor] = (),
+    ) -> LossValue:
         """Return this rank's ``loss(params)``, whose derivatives in `params` are the mean's.
 
         That holds for derivatives of any order. Its value, and its derivatives in anything else,
-        stay this rank's own.
+        stay this rank's own; `reads` is what else it may be differentiated in, by all ranks
+        together, also where the loss of one depends on none of it.
         """
         ...
 

@@ -108,13 +108,15 @@ class RunFile:
             RunError: It is no run directory, its run is finished, a process still runs it, or it
                 cannot be written.
         """
+        # Nothing is believed of what was read before the lock was held, but who must not take it.
+        _check_resumable(read_run(directory))
+        lock = RunLock(directory)
         run = read_run(directory)
-        if run.state is State.UNKNOWN:
-            raise RunError(
-                f"{str(directory)!r} is no run directory that can be resumed: {run.problem}"
-            )
-        if run.state is State.FINISHED:
-            raise RunError(f"{str(directory)!r} is finished: there is nothing to resume")
+        try:
+            _check_resumable(run)
+        except RunError:
+            lock.release()
+            raise
         resumed = run.about.get("resumed")
         kept = {k: v for k, v in run.about.items() if k not in ("error", "ended")}
         about = {
@@ -123,7 +125,7 @@ class RunFile:
             "resumed": (resumed if isinstance(resumed, int) and 0 <= resumed < 1 << 53 else 0) + 1,
             "versions": _versions(),
         }
-        return cls._made(directory, RunLock(directory), about)
+        return cls._made(directory, lock, about)
 
     @classmethod
     def _made(cls, directory: Path, lock: RunLock, about: Mapping[str, Any]) -> "RunFile":
@@ -203,6 +205,14 @@ class Run:
 def is_run(directory: Path) -> bool:
     """Return whether a directory is that of a run."""
     return (directory / ABOUT).is_file()
+
+
+def _check_resumable(run: "Run") -> None:
+    place = str(run.directory)
+    if run.state is State.UNKNOWN:
+        raise RunError(f"{place!r} is no run directory that can be resumed: {run.problem}")
+    if run.state is State.FINISHED:
+        raise RunError(f"{place!r} is finished: there is nothing to resume")
 
 
 def read_run(directory: Path) -> Run:

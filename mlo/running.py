@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from mlo import config, registry
-from mlo.checkpoint.checkpoints import Checkpoints
+from mlo.checkpoint.positions import set_aside_later
 from mlo.errors import ConfigError, MloError, RunError
-from mlo.interrupts import Interrupted
+from mlo.interrupts import Interrupted, heeded
 from mlo.program import Program
 from mlo.ranks import Ranks
 from mlo.record import Record, is_run
@@ -48,11 +48,12 @@ def begin(
         record = Record.silent(directory, console=console, ranks=ranks)
     else:
         record = Record.create(directory, console=console, ranks=ranks)
-    record.text(_CONFIG, config.dump(settings))
-    record.describe(program=name, command=shlex.join(["mlo", *sys.argv[1:]]))
-    record.print(f"{name}: results go to {directory}")
     try:
-        _run(name, program, settings, record)
+        with _ended(name, record):
+            record.text(_CONFIG, config.dump(settings))
+            record.describe(program=name, command=["mlo", *sys.argv[1:]])
+            record.print(f"{name}: results go to {directory}")
+            _run(program, settings, record)
     except ConfigError:
         if record.writes:
             _discard(directory, whole=is_new)
@@ -83,15 +84,19 @@ def resume(
         record = Record.silent(directory, console=console, ranks=ranks, resuming=True)
     else:
         record = Record.resume(directory, console=console, ranks=ranks)
-    if record.writes and path != directory:
-        for later in Checkpoints(directory=path.parent).set_aside_after(path):
-            record.print(f"set aside: {later}")
-    record.print(f"{name}: goes on in {directory}")
-    _run(name, program, settings, record)
-
-
-def _run(name: str, program: Program[Any], settings: config.Config, record: Record) -> None:
     with _ended(name, record):
+        if path != directory and record.writes:
+            for later in set_aside_later(path.resolve(), directory.resolve() / "checkpoints"):
+                record.print(f"set aside: {later}")
+        if ranks is not None:
+            # No rank may look for checkpoints before those that do not count are out of the way.
+            ranks.gathered(None)
+        record.print(f"{name}: goes on in {directory}")
+        _run(program, settings, record)
+
+
+def _run(program: Program[Any], settings: config.Config, record: Record) -> None:
+    with heeded():
         if not record.resuming:
             graph = program.graph(settings)
             record.describe(graph=graph.draw(), explanation=graph.explain())
@@ -105,9 +110,10 @@ def _ended(name: str, record: Record) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        if isinstance(error, Interrupted):
-            record.print(f"interrupted after round {error.round}")
+        # Before anything is printed: the pipe that it goes to may be closed by now.
         record.close(State.INTERRUPTED)
+        if isinstance(error, Interrupted) and error.round:
+            record.print(f"interrupted after round {error.round}")
         record.print(f"go on with: {shlex.join(['mlo', 'run', *_named(name), '--resume', place])}")
         raise
     except BaseException as error:

@@ -118,7 +118,7 @@ def _result(run: Run) -> str:
 
 
 def _numbers(result: Mapping[str, Any]) -> str:
-    found = ((name, number_of(value)) for name, value in leaves(result, depth=1))
+    found = ((name, number_of(value)) for name, value in leaves(result, depth=2))
     shown = [f"{name} {number(value)}" for name, value in found if value is not None]
     return "  ".join(shown[:_NUMBERS])
 

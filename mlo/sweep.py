@@ -69,7 +69,8 @@ def sweep(
         response = graph.response(name)
         if point.ranks is not None and not is_replicated(graph, plan, name):
             vector = _mean(point.ranks, vector, constants[name])
-        if scale != 1.0 and not finite.is_finite(loss, vector):
+        # With ranks, all must go on alike: what overflows on one shows in the mean at the end.
+        if scale != 1.0 and point.ranks is None and not finite.is_finite(loss, vector):
             raise LossOverflowError
         if not vector:
             outcomes[name] = Outcome(solver=response.label, code=Status.ZERO_RESPONSE)
@@ -119,7 +120,8 @@ def _first_hops(
         loss = scalar(times(weight, value))
         if not loss.requires_grad:
             return loss.detach(), {}
-        scaled = loss if scale == 1.0 else loss * scale
+        # In half precision the scale itself would be the largest number there is.
+        scaled = loss if scale == 1.0 else loss.float() * scale
         found = torch.autograd.grad(scaled, list(inputs.values()), allow_unused=True)
         return loss.detach(), {k: g for k, g in zip(inputs, found, strict=True) if g is not None}
 

@@ -198,7 +198,7 @@ class Updater:
                     f"problem {name!r}: its loss does not depend on any of its parameters; was it "
                     "computed under torch.no_grad(), or from .item() or .detach()?"
                 )
-            scaled = loss if scale == 1.0 else loss * scale
+            scaled = loss if scale == 1.0 else loss.float() * scale
             found: list[Tensor | None]
             if self._ranks is not None and len(each) == 1:
                 value, found = self._ranks.gradients(scaled, inputs)

@@ -312,7 +312,7 @@ def sound_state():
 
 @given(data=st.data())
 @settings(max_examples=40)
-def test_a_fault_anywhere_is_refused_or_does_no_harm(data):
+def test_a_fault_anywhere_is_refused_as_a_whole_if_it_is_refused(data):
     state = sound_state()
     path = data.draw(st.sampled_from(sorted(paths_of(state), key=repr)))
     value = data.draw(

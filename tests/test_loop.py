@@ -3,6 +3,8 @@
 import io
 import json
 import math
+from pathlib import Path
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,9 +35,11 @@ def falling(batches=(1.0,), lr=0.25):
 class Watched:
     """A record that notes what is asked of it."""
 
-    console = None
+    console, directory = None, Path("nowhere")
 
     def __init__(self):
+        # Nothing is saved in this directory, so nothing there tells of a later position.
+        self.directory = Path("nowhere")
         self.calls = []
 
     def scalars(self, values, *, step):

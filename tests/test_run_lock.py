@@ -1,6 +1,6 @@
+import fcntl
 import gc
 import os
-import threading
 import time
 
 import pytest
@@ -70,22 +70,29 @@ def test_a_forked_worker_neither_shares_the_lock_nor_releases_it(tmp_path):
         killed(worker, once=lambda: True)
 
 
-def test_one_who_only_looks_keeps_nobody_from_locking(tmp_path):
-    stop = threading.Event()
+def test_one_who_only_looks_keeps_nobody_from_locking(tmp_path, monkeypatch):
+    flock, pauses = fcntl.flock, []
+    looking = os.open(tmp_path / LOCK, os.O_RDWR | os.O_CREAT)
+    flock(looking, fcntl.LOCK_SH)
 
-    def look():
-        while not stop.is_set():
-            is_held(tmp_path)
+    def pause(seconds):
+        pauses.append(seconds)
+        flock(looking, fcntl.LOCK_UN)
 
+    monkeypatch.setattr(time, "sleep", pause)
     RunLock(tmp_path).release()
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        for _ in range(50):
-            RunLock(tmp_path).release()
-    finally:
-        stop.set()
-        looking.join()
+    os.close(looking)
+    assert len(pauses) == 1
+
+
+def test_where_there_are_no_locks_a_run_goes_on_without(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    lock = RunLock(tmp_path)
+    assert not is_held(tmp_path)
+    lock.release()
 
 
 def test_what_is_no_regular_file_is_no_lock_and_is_not_waited_for(tmp_path):

@@ -160,6 +160,8 @@ def _device_of(job: Job, device: str | torch.device) -> torch.device:
     found = resolve(device)
     if found.type == "cpu":
         return found
+    if found.type != "cuda":
+        raise MloError(f"ranks run on 'cpu' or 'cuda', got device {str(found)!r}")
     count = torch.accelerator.device_count()
     if job.local_size > count:
         raise MloError(

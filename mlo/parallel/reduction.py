@@ -70,7 +70,9 @@ class Reduction:
     def layout(self, specs: Sequence[Spec]) -> Layout:
         """Return what is known of the tensors of lists that look like this."""
         key = tuple(specs)
-        return self._layouts.setdefault(key, Layout(key))
+        if key not in self._layouts:
+            self._layouts[key] = Layout(key)
+        return self._layouts[key]
 
     def mean(
         self, tensors: Sequence[Tensor | None], like: Sequence[Tensor] | None = None

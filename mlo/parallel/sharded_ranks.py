@@ -82,7 +82,13 @@ class ShardedRanks:
                 found[position] = mean
         return found
 
-    def everywhere(self, loss: Callable[[Params], LossValue], params: Params, /) -> LossValue:
+    def everywhere(
+        self,
+        loss: Callable[[Params], LossValue],
+        params: Params,
+        /,
+        reads: Iterable[Tensor] = (),
+    ) -> LossValue:
         """Return this rank's ``loss(params)``, whose derivatives in `params` are the mean's.
 
         Those in DTensors are so anyway, and only first ones can be taken.
@@ -90,7 +96,8 @@ class ShardedRanks:
         others = {name: tensor for name, tensor in params.items() if not is_sharded(tensor)}
         if not others:
             return loss(params)
-        return self._ranks.everywhere(lambda copies: loss({**params, **copies}), others)
+        read = [tensor for tensor in reads if not is_sharded(tensor)]
+        return self._ranks.everywhere(lambda copies: loss({**params, **copies}), others, reads=read)
 
     def broadcast(self, module: nn.Module, /) -> None:
         """Give what is not sharded of a module the values that it has on rank 0.

@@ -16,7 +16,8 @@ from mlo.run_directory import State
 
 _SHOWN_APART: Final = ("program", "graph", "versions", "command", "warning", "error", "resumed")
 _TIMES: Final = ("started", "ended", "updated")
-_HANDLED: Final = frozenset(("schema", "state", *_SHOWN_APART, *_TIMES))
+_IN_PAGE: Final = ("explanation", "headline", "seconds", "at")
+_HANDLED: Final = frozenset(("schema", "state", *_SHOWN_APART, *_TIMES, *_IN_PAGE))
 _MORE: Final = 24
 
 

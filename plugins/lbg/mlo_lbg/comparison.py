@@ -89,7 +89,8 @@ def runs(config: ComparisonConfig, record: Record, report: Report) -> Iterator[R
                 # No rank may still be reading the checkpoints that are about to go.
                 record.ranks.gathered(None)
             ledger.write(name, run)
-            _forget_checkpoints(record, method, seed)
+            if record.writes:
+                _forget_checkpoints(record, method, seed)
             yield run
 
 

@@ -7,8 +7,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from mlo.checkpoint.file import read
-from mlo.errors import CheckpointError, RunError
+from mlo.checkpoint.positions import latest_position
+from mlo.errors import RunError
 from mlo.record import Record
 
 R = TypeVar("R")
@@ -26,7 +26,7 @@ class _Entry:
     """
 
     place: int
-    position: dict[str, Any]
+    position: dict[str, int]
     result: Any
 
 
@@ -53,7 +53,7 @@ class Ledger(Generic[R]):
             self._write("start", None)
             return
         last = max(entries.values(), key=lambda entry: entry.place).position
-        saved = _position_of_newest_checkpoint(record)
+        saved = latest_position(record.directory / "checkpoints")
         # A file only grows, so of two positions the later one is larger.
         record.rewind({name: max(size, saved.get(name, 0)) for name, size in last.items()})
 
@@ -94,20 +94,9 @@ class Ledger(Generic[R]):
             raise _unreadable(path, error) from error
 
 
-def _position_of_newest_checkpoint(record: Record) -> dict[str, int]:
-    paths = (record.directory / "checkpoints").rglob("round-*.mlo")
-    newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
-    try:
-        state = None if newest is None else read(newest).state
-    except CheckpointError:
-        # The training run that it belongs to will say so.
-        return {}
-    position = state.get("record") if isinstance(state, dict) else None
-    return position if isinstance(position, dict) else {}
-
-
 def _unreadable(path: Path, error: Exception) -> RunError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return RunError(
-        f"{str(path)!r} is no result of this program ({reason}); remove it to have it made again"
+        f"{str(path)!r} is no result of this program ({reason}); begin the run anew in another "
+        "directory"
     )

@@ -42,6 +42,7 @@ from mlo.response.stationarity import stationarity_penalty
 from mlo.response.unrolled import unrolled
 from mlo.response.value_function import value_function
 from mlo.response_warning import ResponseWarning
+from mlo.resumption import LoaderWarning
 from mlo.round import Round
 from mlo.separable import Weighted, weighted
 from mlo.stopping import EarlyStopping
@@ -65,6 +66,7 @@ __all__ = [
     "Hypergradient",
     "Interrupted",
     "InverseProduct",
+    "LoaderWarning",
     "MloError",
     "NonFiniteError",
     "Outcome",

@@ -54,8 +54,8 @@ class Engine:
             compiled loss serves wherever only first derivatives are taken backwards; see
             `mlo.compiled_loss`.
         autocast: In which precision losses run; None for that of their parameters.
-        ranks: The processes that share each batch, as `mlo.parallel.joined` gives them; None if
-            there is but this one. Modules start from the values of rank 0.
+        ranks: The processes that share each batch, as `mlo.parallel.launch.joined` gives them;
+            None if there is but this one. Modules start from the values of rank 0.
         channels_last: Keep images and the weights of convolutions in the memory format
             `torch.channels_last`, which is the faster one on recent GPUs.
         also: What else a checkpoint must hold, by name: objects with ``state_dict()`` and

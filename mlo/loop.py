@@ -13,9 +13,10 @@ from mlo import progress
 from mlo.callbacks import NOTHING, Callbacks
 from mlo.checkpoint.checkpoints import Checkpoints
 from mlo.checkpoint.positions import latest_position, position_in
-from mlo.errors import CheckpointError, MloError
+from mlo.errors import BatchError, CheckpointError, MloError
 from mlo.graph import Graph
 from mlo.interrupts import Interrupted, Interrupts
+from mlo.loader_workers import described
 from mlo.measure import Measure, check_measure, check_named, value_of
 from mlo.measures import measures_of
 from mlo.ranks import Ranks
@@ -111,6 +112,11 @@ class Loop:
             engine.after_update = self.callbacks.after_update
         try:
             return self._rounds(engine, last)
+        except RuntimeError as error:
+            # torch says so wherever the process stands when a worker dies.
+            if str(error).startswith("DataLoader worker (pid"):
+                raise BatchError(described(error)) from error
+            raise
         finally:
             engine.after_update = before
 

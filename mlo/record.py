@@ -21,7 +21,6 @@ from mlo.jsonable import jsonable
 from mlo.pace import is_drawn_over, pace_of
 from mlo.ranks import Ranks
 from mlo.run_directory import RESULT, RunFile, State
-from mlo.run_directory import is_run as is_run
 from mlo.sinks.console import ConsoleLines
 from mlo.sinks.guarded import Guarded
 from mlo.sinks.json_lines import JsonLines

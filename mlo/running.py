@@ -15,8 +15,8 @@ from mlo.errors import ConfigError, MloError, RunError
 from mlo.interrupts import Interrupted, heeded
 from mlo.program import Program
 from mlo.ranks import Ranks
-from mlo.record import Record, is_run
-from mlo.run_directory import State, read_run
+from mlo.record import Record
+from mlo.run_directory import State, is_run, read_run
 
 _CONFIG = "config.yaml"
 

@@ -4,7 +4,6 @@ import io
 import json
 import math
 from pathlib import Path
-from pathlib import Path
 
 import pytest
 import torch

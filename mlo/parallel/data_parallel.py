@@ -71,6 +71,7 @@ class DataParallel:
 
     @where.setter
     def where(self, where: str) -> None:
+        """Set it."""
         self._collectives.guard.where = where
 
     @property

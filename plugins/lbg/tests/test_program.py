@@ -35,16 +35,18 @@ SHORT = (
 )
 
 
+EVERY_RUN = {
+    *("run.json", "run.lock", "metrics.jsonl", "result.json", "table.txt"),
+    *("checkpoints", "done", "tensorboard"),
+}
+
+
 def test_a_short_run_compares_every_method_and_writes_every_file(tmp_path: Path) -> None:
     result = run(tmp_path, *SHORT)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "metrics.jsonl",
-        "result.json",
-        "table.txt",
-        "curves.png",
-        "load.png",
-        "groups.png",
-    }
+    pictures = {"curves.png", "load.png", "groups.png"}
+    assert {path.name for path in tmp_path.iterdir()} == EVERY_RUN | pictures | {"images"}
+    assert {path.name for path in (tmp_path / "images").iterdir()} == pictures
+    assert not list((tmp_path / "checkpoints").rglob("*.mlo"))
     assert list(result["table"]) == [entry.title for entry in METHODS.values()]
     assert len(result["runs"]) == 2 * len(METHODS)
     budget = result["table"]["one network"]["num_parameters"]["mean"]
@@ -56,29 +58,26 @@ def test_a_short_run_compares_every_method_and_writes_every_file(tmp_path: Path)
         assert entry.title in table
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     runs = [line for line in lines if line["kind"] == "run"]
-    epochs = [line for line in lines if line["kind"] == "epoch"]
+    epochs = [line for line in lines if line["kind"] == "scalars" and "flip_rate" in line["values"]]
     assert len(runs) == 2 * len(METHODS)
-    assert {line["method"] for line in epochs} == {
-        name for name in METHODS if name.startswith("lbg")
+    assert {line["scope"] for line in epochs} == {
+        f"{name}/search/seed-{seed}"
+        for name in METHODS
+        if name.startswith("lbg")
+        for seed in range(2)
     }
     assert {
-        "load",
-        "row_entropy",
-        "flip_rate",
-        "agreement",
-        "confidence",
-        "nmi_label",
-        "nmi_attribute",
-    } <= set(epochs[0])
+        *("load/group 0", "load/group 1", "entropy/row of C", "flip_rate", "agreement"),
+        *("confidence", "nmi/label", "nmi/attribute"),
+    } <= set(epochs[0]["values"])
+    (comparison,) = [line for line in lines if line["kind"] == "table"]
+    assert [row[0] for row in comparison["rows"]] == [entry.title for entry in METHODS.values()]
+    assert "of 12 methods" in result["headline"]
 
 
 def test_a_run_without_groups_draws_nothing_and_does_not_fail(tmp_path: Path) -> None:
     run(tmp_path, "seeds=1", "methods=[single]", "single.epochs=1")
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "metrics.jsonl",
-        "result.json",
-        "table.txt",
-    }
+    assert {path.name for path in tmp_path.iterdir()} == EVERY_RUN
 
 
 @pytest.mark.parametrize("variant", ["turned_exposed", "turned"])

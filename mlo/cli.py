@@ -19,6 +19,7 @@ from mlo.bench.command import bench, listing
 from mlo.errors import ConfigError, MloError, ProgramError
 from mlo.interrupts import Interrupted
 from mlo.parallel import launch as parallel
+from mlo.parallel.failure import speaks
 from mlo.program import Program
 from mlo.report.command import report
 from mlo.runs import listed
@@ -263,5 +264,6 @@ def _reporting() -> Iterator[None]:
         number = error.signal if isinstance(error, Interrupted) else signal.SIGINT
         raise typer.Exit(128 + number) from error
     except MloError as error:
-        typer.echo(f"mlo: error: {error}", err=True)
+        if speaks(error):
+            typer.echo(f"mlo: error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, ConfigError | ProgramError) else 1) from error

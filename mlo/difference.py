@@ -13,6 +13,7 @@ from mlo.device import synchronous
 from mlo.errors import ResponseError
 from mlo.forward_mode import separable_mixed
 from mlo.inner import Inner, Upstream
+from mlo.parallel.sharded_tensors import any_sharded, locals_of, of_all_parts
 from mlo.second_derivatives import SecondDerivatives, flat, gradient_of, nested, scaled, summed
 from mlo.separable import Weighted, scalar
 from mlo.tree import Params
@@ -62,14 +63,17 @@ class FiniteDifference:
 
         def gradient() -> Params:
             variables = tree.leaves(point)
-            return tree.dense(gradient_of(plain(variables, above), variables))
+            loss = plain(variables, above)
+            return tree.dense(gradient_of(loss, variables, sharded=inner.sharded))
 
         def hessian(vector: Params) -> Params:
             _check_precision(point)
 
             def at(moved: Params) -> Params:
-                variables = tree.leaves(moved)
-                return tree.dense(gradient_of(plain(variables, above), variables))
+                with inner.standing_at(moved) as standing:
+                    variables = tree.leaves(standing)
+                    loss = plain(variables, above)
+                    return tree.dense(gradient_of(loss, variables, sharded=inner.sharded))
 
             return _difference(point, {k: t.clone() for k, t in vector.items()}, self.radius, at)
 
@@ -84,18 +88,19 @@ class FiniteDifference:
 
             def at(moved: Params) -> Params:
                 # As variables, though nobody asks: a loss may look which parameters are trained.
-                value = plain.value(tree.leaves(moved), variables)
-                weighted.add(isinstance(value, Weighted))
-                loss = scalar(value)
-                if not loss.requires_grad or not inputs:
-                    return {}
-                found = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
+                with inner.standing_at(moved) as standing:
+                    value = plain.value(tree.leaves(standing), variables)
+                    weighted.add(isinstance(value, Weighted))
+                    loss = scalar(value)
+                    if not loss.requires_grad or not inputs:
+                        return {}
+                    found = inner.sharded.gradients(loss, list(inputs.values()))
                 return {key: g for key, g in zip(inputs, found, strict=True) if g is not None}
 
             is_known = inner.returns_weighted is not None
             moved = vector if is_known else {key: t.clone() for key, t in vector.items()}
             found = _difference(point, moved, self.radius, at, factor)
-            if not is_known and True in weighted:
+            if not is_known and True in weighted and not inner.sharded:
                 # Seen too late to spare the difference, as before a loss has ever been evaluated.
                 known = replace(inner, returns_weighted=True)
                 return self(known, solution, upstream).mixed(vector, factor)
@@ -116,14 +121,15 @@ def _difference(
 
     The vector is overwritten.
     """
-    base, moved = list(point.values()), [vector[name] for name in point]
+    base, moved = locals_of(point.values()), locals_of(vector[name] for name in point)
+    there = {name: vector[name] for name in point}
     epsilon = radius / length_of(vector)
     # One buffer serves both sides: with it the peak is that of the vector alone.
     move_to_sum_(moved, base, epsilon)
-    ahead = gradient(dict(zip(point, moved, strict=True)))
+    ahead = gradient(there)
     # To the other side of the base: lerp(a, b, 2) = a + 2 (b - a) = 2 b - a.
     torch._foreach_lerp_(moved, base, 2.0)
-    behind = gradient(dict(zip(point, moved, strict=True)))
+    behind = gradient(there)
     both = {name: ahead[name] for name in ahead if name in behind}
     return tree.scaled(tree.minus(both, behind), factor * (0.5 / epsilon))
 
@@ -133,7 +139,9 @@ def length_of(vector: Params) -> float | Tensor:
 
     A zero vector moves nothing, so that both sides agree and the answer is exactly zero.
     """
-    norms = torch._foreach_norm(list(vector.values()))
+    norms = torch._foreach_norm(locals_of(vector.values()))
+    if any_sharded(vector.values()):
+        norms = of_all_parts(norms, vector.values()).unbind()
     if synchronous(norms[0].device):
         length = math.hypot(*map(float, norms)) or 1.0
         # Divided by infinity the radius would be zero; what comes of such a vector is no number.

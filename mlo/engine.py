@@ -23,6 +23,7 @@ from mlo.loop import Loop
 from mlo.measure import Measure
 from mlo.micro_batches import joined
 from mlo.outcome import Outcome
+from mlo.parallel.sharded_ranks import with_sharded
 from mlo.precision import Autocast
 from mlo.ranks import Ranks
 from mlo.record import Record
@@ -105,6 +106,9 @@ class Engine:
         self.graph = graph
         self.device = resolve(device)
         self.round = 0
+        options = {"compiled": compiled, "channels_last": channels_last, "cuda_graph": cuda_graph}
+        modules = [problem.module for problem in graph.problems.values()]
+        ranks = with_sharded(ranks, modules, options=options)
         self.ranks = ranks
         self._channels_last = channels_last
         self._also = dict(also or {})

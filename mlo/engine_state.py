@@ -18,6 +18,8 @@ from mlo import randomness
 from mlo.errors import CheckpointError, nearest
 from mlo.feed import Feed
 from mlo.graph import Graph
+from mlo.parallel.sharded import let_go
+from mlo.parallel.sharded_state import parts_of_state, put, whole, whole_state
 from mlo.precision import LossScale
 from mlo.ranks import Ranks
 
@@ -69,7 +71,7 @@ def state_of(parts: Parts) -> dict[str, Any]:
             name: {
                 "kinds": _kinds(parts, name),
                 "module": module_state(problem.module),
-                "optimizer": parts.optimizers[name].state_dict(),
+                "optimizer": whole_state(parts.optimizers[name].state_dict()),
                 "scheduler": _state_dict(parts.schedulers.get(name)),
                 "batches": _state_dict(parts.feeds.get(name)),
                 "scale": _state_dict(parts.scales.get(name)),
@@ -166,8 +168,9 @@ def module_state(module: nn.Module) -> dict[str, Any]:
     >>> sorted(module_state(nn.BatchNorm1d(2))["buffers"])
     ['num_batches_tracked', 'running_mean', 'running_var']
     """
+    let_go(module)
     return {
-        "parameters": {n: p.detach() for n, p in module.named_parameters()},
+        "parameters": {n: whole(p.detach()) for n, p in module.named_parameters()},
         # Those that are not persistent too, which state_dict() of torch leaves out.
         "buffers": dict(module.named_buffers()),
         "trained": [n for n, p in module.named_parameters() if p.requires_grad],
@@ -200,13 +203,14 @@ def check_module(problem: str, module: nn.Module, state: Mapping[str, Any]) -> N
 @torch.no_grad()
 def load_module(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Copy a state that `check_module` has let through into the module."""
+    let_go(module)
     trained, training = set(state["trained"]), set(state["training"])
     for name, part in module.named_modules():
         key = f"{name}.{_EXTRA}" if name else _EXTRA
         if key in state["extra"]:
             part.set_extra_state(state["extra"][key])
     for name, parameter in module.named_parameters():
-        parameter.copy_(state["parameters"][name])
+        put(parameter, state["parameters"][name])
         parameter.requires_grad_(name in trained)
     for name, buffer in module.named_buffers():
         buffer.copy_(state["buffers"][name])
@@ -253,7 +257,7 @@ def _load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     # What a later torch has added to the options keeps its value.
     saved_groups = [{**g, **saved} for g, saved in zip(groups, state["param_groups"], strict=True)]
     # It would go on in the very tensors of the state, which may be needed again.
-    states = copy.deepcopy(state["state"])
+    states = parts_of_state(optimizer, copy.deepcopy(state["state"]))
     optimizer.load_state_dict({"state": states, "param_groups": saved_groups})
     for group, saved, before in zip(optimizer.param_groups, saved_groups, rates, strict=True):
         for parameter, number in zip(group["params"], saved["params"], strict=True):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mlo import tree
+from mlo.parallel.sharded_tensors import local, with_part
 from mlo.tree import Params
 
 
@@ -40,7 +41,7 @@ def zero_unless(condition: Tensor, gradient: Mapping[str, Tensor]) -> Params:
 
 def _zero_unless(condition: Tensor, tensor: Tensor) -> Tensor:
     if not tensor.is_sparse:
-        return torch.where(condition, tensor, 0.0)
+        return with_part(tensor, torch.where(condition, local(tensor), 0.0))
     stored = tensor.coalesce().clone()
     stored.values().copy_(torch.where(condition, stored.values(), 0.0))
     return stored

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mlo.errors import ProblemError
+from mlo.parallel.sharded import Sharded
+from mlo.parallel.sharded_state import whole
 from mlo.precision import Autocast
 from mlo.problem import Loss
 from mlo.separable import LossValue, Separability, Weighted, scalar
@@ -34,6 +36,7 @@ class PureLoss:
     Attributes:
         returns_weighted: Whether the loss is separable; None before its first call.
         separability: Whether its forward-mode derivative can be trusted.
+        sharded: The parameters of its modules that `fully_shard` has sharded.
         compiled: The same loss compiled, for callers that differentiate it once and backwards;
             None if there is none.
         autocast: In which precision it runs, unless it is asked for in full; None for full.
@@ -56,6 +59,7 @@ class PureLoss:
         # Walking modules at every call costs more than a small loss.
         self._slots = {name: _parameter_slots(module) for name, module in modules.items()}
         self._buffers = {name: buffer_slots(module) for name, module in modules.items()}
+        self.sharded = Sharded(self._modules.values())
         self.returns_weighted: bool | None = None
         self.separability = Separability()
         self.compiled: Loss | None = None
@@ -67,6 +71,7 @@ class PureLoss:
         Raises:
             ProblemError: If there is one; what an optimizer holds would move unseen.
         """
+        self.sharded.let_go()
         for key, slots in self._slots.get(name, {}).items():
             trained = parameters.get(key)
             if trained is not None and any(owner[at] is not trained for owner, at in slots):
@@ -108,6 +113,9 @@ class PureLoss:
         has_batch = self._takes_batch and (batch is not None or self._requires_batch)
         batches = {"batch": batch} if has_batch else {}
         replaced: list[tuple[dict[str, Any], str, Any]] = []
+        sharded = self.sharded if self.sharded else None
+        if sharded is not None:
+            sharded.let_go()
         try:
             for problem, tensors in params.items():
                 slots = self._slots.get(problem)
@@ -115,6 +123,8 @@ class PureLoss:
                     continue
                 for name, tensor in tensors.items():
                     for owner, key in slots[name]:
+                        if sharded is not None and sharded.keeps(owner[key], tensor, name):
+                            continue
                         replaced.append((owner, key, owner[key]))
                         owner[key] = tensor
             moving = {(id(o), k) for o, k in self._buffers.get(moves or "", ())}
@@ -185,7 +195,10 @@ def checked(loss: object, problem: str) -> LossValue:
                 f"shape {tuple(loss.rest.shape)}; reduce it, for example with .sum()"
             )
         return loss
-    if not isinstance(loss, Tensor):
+    if isinstance(loss, Tensor):
+        # A penalty on sharded parameters makes a DTensor of the loss.
+        loss = whole(loss)
+    else:
         raise ProblemError(
             f"problem {problem!r}: its loss must return a 0-dim tensor or mlo.weighted(losses, "
             f"weights), got {type(loss).__name__}"

@@ -6,6 +6,7 @@ from mlo.errors import GraphError, nearest
 from mlo.explain import View, explanation, mermaid
 from mlo.functional import PureLoss
 from mlo.order import Sweep, sweep_of
+from mlo.parallel.sharded import check_first_order
 from mlo.problem import Problem
 from mlo.reads import Arguments, arguments_of
 from mlo.response.one_step import finite_difference
@@ -59,6 +60,7 @@ class Graph:
             _check_responds(problem, self)
         for sweep in self.sweeps.values():
             _check_nested(sweep, self)
+            _check_sharded(sweep, self)
 
     def problem(self, name: str) -> Problem:
         """Return the problem called `name`.
@@ -225,6 +227,18 @@ def _check_nested(sweep: Sweep, graph: Graph) -> None:
                     "a response such as mlo.cg() or mlo.unrolled(), or mlo.constant() to drop its "
                     "path on purpose"
                 )
+
+
+def _check_sharded(sweep: Sweep, graph: Graph) -> None:
+    """Refuse second derivatives of losses that read sharded modules."""
+    for name in sweep.order:
+        response = graph.response(name)
+        check_first_order(
+            name,
+            response.label,
+            {n: graph.problems[n].module for n in (name, *graph.reads(name))},
+            is_first_order=response.sharded and not sweep.within[name],
+        )
 
 
 def _who_reads_what(graph: Graph) -> str:

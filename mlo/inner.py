@@ -1,6 +1,7 @@
 """The inner loss that a response differentiates."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from mlo import tree
+from mlo.parallel.sharded import NOT_SHARDED, Sharded
+from mlo.parallel.sharded_tensors import local
 from mlo.randomness import Replay, State
 from mlo.ranks import Ranks
 from mlo.separable import LossValue, Separability, scalar
@@ -35,6 +38,7 @@ class Inner:
         ranks: The processes over which the loss is a mean; None where each has all of it. Its
             derivatives in the solution are then the mean's, on every rank; those in what it reads
             stay each rank's own, and the sweep takes their mean.
+        sharded: The parameters of the modules it reads that `fully_shard` has sharded.
         parts: Where the batch is `MicroBatches`, the loss on each, with its weight.
     """
 
@@ -48,6 +52,7 @@ class Inner:
     compiled: Callable[[Params, Upstream, Any], LossValue] | None = None
     precise: Callable[[Params, Upstream, Any], LossValue] | None = None
     ranks: Ranks | None = None
+    sharded: Sharded = NOT_SHARDED
     parts: "tuple[tuple[float, Inner], ...]" = ()
 
     def __call__(self, solution: Params, upstream: Upstream) -> Tensor:
@@ -82,6 +87,10 @@ class Inner:
         parts = tuple((weight, part.first_order()) for weight, part in self.parts)
         return replace(self, evaluate=self.compiled, parts=parts)
 
+    def standing_at(self, solution: Params) -> AbstractContextManager[Params]:
+        """Let sharded parameters stand at `solution` meanwhile; see `Sharded.standing_at`."""
+        return self.sharded.standing_at(self.own, solution)
+
     def full_precision(self) -> "Inner":
         """Return the same loss for a caller that subtracts derivatives of it."""
         if self.precise is None:
@@ -110,7 +119,7 @@ class Inner:
 
 def _variables(given: Params, present: Params | None) -> Params:
     if present is not None and all(
-        given[name].data_ptr() == t.data_ptr() for name, t in present.items()
+        local(given[name]).data_ptr() == local(t).data_ptr() for name, t in present.items()
     ):
         return present
     return tree.leaves(given)

@@ -10,6 +10,7 @@ from mlo import micro_batches, tree
 from mlo.context import Context
 from mlo.graph import Graph
 from mlo.inner import Inner, Upstream
+from mlo.micro_batches import MicroBatches
 from mlo.order import Sweep
 from mlo.outcome import Outcome
 from mlo.point import Point
@@ -100,7 +101,7 @@ def inner_loss(graph: Graph, plan: Sweep, name: str, point: Point, shared: Share
         batch=point.batches.get(name),
         replay=shared.replay(name),
         # The solutions within have no forward-mode derivative.
-        returns_weighted=False if within else loss.returns_weighted,
+        returns_weighted=False if within or loss.sharded else loss.returns_weighted,
         separability=loss.separability,
         own=point.present(name),
         above=above,
@@ -109,12 +110,17 @@ def inner_loss(graph: Graph, plan: Sweep, name: str, point: Point, shared: Share
         else None,
         precise=None if full else partial(evaluate, full_precision=True),
         ranks=ranks,
+        sharded=loss.sharded,
     )
     each = micro_batches.parts(whole.batch)
     # Solutions within draw the same numbers wherever they are evaluated, so they stay together.
     if len(each) == 1 or any(plan.within.values()):
         return whole
-    apart = tuple((w, replace(whole, batch=b, replay=Replay(shared.device))) for w, b in each)
+    # A weight belongs to what its rank evaluates, before ranks take their mean.
+    weighed = [MicroBatches(batches=(batch,), weights=(weight,)) for weight, batch in each]
+    apart = tuple(
+        (1.0, replace(whole, batch=batch, replay=Replay(shared.device))) for batch in weighed
+    )
     return replace(whole, returns_weighted=False, parts=apart)
 
 

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mlo.batch import length_of
 from mlo.clipping import Clipping
 from mlo.errors import ProblemError
+from mlo.parallel.sharded import let_go
 from mlo.response.protocol import Answer, Response
 from mlo.separable import LossValue
 
@@ -142,4 +143,5 @@ class Problem:
 
     def parameters(self) -> dict[str, Parameter]:
         """Return the trained parameters, keyed like ``module.named_parameters()``."""
+        let_go(self.module)
         return {n: p for n, p in self.module.named_parameters() if p.requires_grad}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mlo import tree
 from mlo.inner import Inner, Upstream
+from mlo.parallel.sharded import NOT_SHARDED, Sharded
 from mlo.tree import Params
 
 
@@ -99,7 +100,13 @@ def _sum_of(vectors: Iterable[Params]) -> Params:
     return functools.reduce(tree.merged, vectors)
 
 
-def gradient_of(loss: Tensor, point: Params, *, create_graph: bool = False) -> Params:
+def gradient_of(
+    loss: Tensor,
+    point: Params,
+    *,
+    create_graph: bool = False,
+    sharded: Sharded = NOT_SHARDED,
+) -> Params:
     """Return the gradient of `loss` at `point`, zeros where a parameter is not used.
 
     >>> x = torch.tensor(3.0, requires_grad=True)
@@ -108,9 +115,12 @@ def gradient_of(loss: Tensor, point: Params, *, create_graph: bool = False) -> P
     """
     if not loss.requires_grad:
         return tree.zeros_like(point)
-    found = torch.autograd.grad(
-        loss, list(point.values()), create_graph=create_graph, allow_unused=True
-    )
+    inputs = list(point.values())
+    found: Sequence[Tensor | None]
+    if create_graph:
+        found = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
+    else:
+        found = sharded.gradients(loss, inputs)
     return {
         name: torch.zeros_like(point[name]) if g is None else g
         for name, g in zip(point, found, strict=True)

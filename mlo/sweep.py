@@ -16,6 +16,7 @@ from mlo.inner import Upstream
 from mlo.inner_loss import Shared, device_of, inner_loss, is_replicated, times
 from mlo.order import Sweep
 from mlo.outcome import Outcome, Status, escalated, gravest
+from mlo.parallel.sharded_tensors import local
 from mlo.point import Point
 from mlo.precision import LossOverflowError
 from mlo.ranks import Ranks
@@ -122,7 +123,7 @@ def _first_hops(
             return loss.detach(), {}
         # In half precision the scale itself would be the largest number there is.
         scaled = loss if scale == 1.0 else loss.float() * scale
-        found = torch.autograd.grad(scaled, list(inputs.values()), allow_unused=True)
+        found = point.losses[target].sharded.gradients(scaled, list(inputs.values()))
         return loss.detach(), {k: g for k, g in zip(inputs, found, strict=True) if g is not None}
 
     loss, gradient = functools.reduce(
@@ -158,7 +159,7 @@ def _means(
 def _storages(cotangents: Mapping[str, Params]) -> set[int]:
     """Return where the tensors are kept that are still waiting to be answered or passed on."""
     return {
-        t.untyped_storage().data_ptr()
+        local(t).untyped_storage().data_ptr()
         for params in cotangents.values()
         for t in params.values()
         if not t.is_sparse

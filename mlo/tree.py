@@ -11,13 +11,27 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mlo.parallel.sharded_tensors import (
+    any_sharded,
+    local,
+    locals_of,
+    of_all_parts,
+    with_part,
+)
+
 Params = dict[str, Tensor]
 """Named tensors that form one vector; keys as in ``module.named_parameters()``."""
 
 
 def _dense_values(tree: Mapping[str, Tensor]) -> list[Tensor]:
     """The stored values of every tensor; the implicit zeros of a sparse one change no norm."""
-    return [t.coalesce().values() if t.is_sparse else t for t in tree.values()]
+    return [t.coalesce().values() if t.is_sparse else t for t in locals_of(tree.values())]
+
+
+def _largest_of_parts(tree: Mapping[str, Tensor]) -> Sequence[Tensor]:
+    """The largest absolute entry of the part of each tensor, 0 where a part is empty."""
+    values = [t if t.numel() else t.new_zeros(1) for t in _dense_values(tree)]
+    return torch._foreach_norm(values, ord=float("inf"))
 
 
 def _any_sparse(tensors: Iterable[Tensor]) -> bool:
@@ -25,6 +39,8 @@ def _any_sparse(tensors: Iterable[Tensor]) -> bool:
 
 
 def _rebuild(tree: Mapping[str, Tensor], values: Sequence[Tensor]) -> Params:
+    if any_sharded(tree.values()):
+        values = [with_part(t, value) for t, value in zip(tree.values(), values, strict=True)]
     return dict(zip(tree, values, strict=True))
 
 
@@ -36,8 +52,9 @@ def norm(tree: Mapping[str, Tensor]) -> Tensor:
     """
     if not tree:
         return torch.zeros(())
-    norms: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_dense_values(tree))))
-    return norms
+    norms = of_all_parts(torch._foreach_norm(_dense_values(tree)), tree.values())
+    length: Tensor = torch.linalg.vector_norm(norms)
+    return length
 
 
 def largest(tree: Mapping[str, Tensor]) -> Tensor:
@@ -46,6 +63,8 @@ def largest(tree: Mapping[str, Tensor]) -> Tensor:
     >>> largest({"a": torch.tensor([3.0, -7.0])})
     tensor(7.)
     """
+    if any_sharded(tree.values()):
+        return of_all_parts(_largest_of_parts(tree), tree.values()).amax()
     filled = [t for t in _dense_values(tree) if t.numel()]
     if not filled:
         return torch.zeros(())
@@ -61,6 +80,9 @@ def size(tree: Mapping[str, Tensor]) -> float | Tensor:
     >>> size({"a": torch.tensor([3.0, -4.0])}), size({"a": torch.tensor([float("nan")])})
     (5.0, nan)
     """
+    if any_sharded(tree.values()):
+        found = of_all_parts(_largest_of_parts(tree), tree.values()).amax()
+        return float(found) if found.device.type == "cpu" else found
     filled = [t for t in _dense_values(tree) if t.numel()]
     if not filled:
         return 0.0
@@ -80,8 +102,8 @@ def dot(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
     >>> dot({"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 4.0])})
     tensor(11.)
     """
-    products = [_inner(left[name], right[name]) for name in left]
-    return torch.stack(products).sum() if products else torch.zeros(())
+    products = [_inner(local(left[name]), local(right[name])) for name in left]
+    return of_all_parts(products, left.values()).sum() if products else torch.zeros(())
 
 
 def inner(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float | Tensor:
@@ -92,7 +114,9 @@ def inner(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float | Te
     """
     if not left:
         return 0.0
-    products = [_inner(tensor, right[name]) for name, tensor in left.items()]
+    products = [_inner(local(tensor), local(right[name])) for name, tensor in left.items()]
+    if any_sharded(left.values()):
+        products = list(of_all_parts(products, left.values()))
     if products[0].device.type == "cpu":
         return sum(map(float, products))
     return torch.stack(products).sum()
@@ -104,7 +128,7 @@ def scaled(tree: Mapping[str, Tensor], factor: float | Tensor) -> Params:
     >>> scaled({"a": torch.tensor([1.0, 2.0])}, 3.0)
     {'a': tensor([3., 6.])}
     """
-    values = list(tree.values())
+    values = locals_of(tree.values())
     if not values:
         return {}
     if _any_sparse(values):
@@ -127,7 +151,7 @@ def plus(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Params:
     >>> plus({"a": torch.tensor([1.0])}, {"a": torch.tensor([2.0])})
     {'a': tensor([3.])}
     """
-    first, second = list(left.values()), [right[name] for name in left]
+    first, second = locals_of(left.values()), locals_of(right[name] for name in left)
     if not first:
         return {}
     if _any_sparse(first) or _any_sparse(second):
@@ -143,7 +167,7 @@ def minus(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Params:
     >>> minus({"a": torch.tensor([1.0])}, {"a": torch.tensor([2.0])})
     {'a': tensor([-1.])}
     """
-    first, second = list(left.values()), [right[name] for name in left]
+    first, second = locals_of(left.values()), locals_of(right[name] for name in left)
     if not first:
         return {}
     if _any_sparse(first) or _any_sparse(second):
@@ -198,9 +222,10 @@ def unshared(tree: Mapping[str, Tensor], others: Collection[int] = ()) -> Params
     own: Params = {}
     for name, tensor in tree.items():
         if not tensor.is_sparse:
-            storage = tensor.untyped_storage()
+            part = local(tensor)
+            storage = part.untyped_storage()
             address = storage.data_ptr()
-            if address in seen or tensor.numel() * tensor.element_size() != storage.nbytes():
+            if address in seen or part.numel() * part.element_size() != storage.nbytes():
                 tensor = tensor.clone(memory_format=torch.contiguous_format)
             seen.add(address)
         own[name] = tensor
@@ -233,7 +258,7 @@ def axpy_(target: Mapping[str, Tensor], tree: Mapping[str, Tensor], factor: floa
     >>> total
     {'a': tensor([ 6., 12.])}
     """
-    written, moved = list(target.values()), [tree[name] for name in target]
+    written, moved = locals_of(target.values()), locals_of(tree[name] for name in target)
     if not written:
         return
     if isinstance(factor, Tensor):
@@ -253,11 +278,13 @@ def aypx_(target: Mapping[str, Tensor], tree: Mapping[str, Tensor], factor: floa
     """
     if isinstance(factor, Tensor):
         if target:
-            torch._foreach_mul_(list(target.values()), factor)
-            torch._foreach_add_(list(target.values()), [tree[name] for name in target])
+            written = locals_of(target.values())
+            torch._foreach_mul_(written, factor)
+            torch._foreach_add_(written, locals_of(tree[name] for name in target))
         return
     for name, tensor in target.items():
-        torch.add(tree[name], tensor, alpha=factor, out=tensor)
+        written_to = local(tensor)
+        torch.add(local(tree[name]), written_to, alpha=factor, out=written_to)
 
 
 def axpy(left: Mapping[str, Tensor], right: Mapping[str, Tensor], factor: float | Tensor) -> Params:
@@ -266,7 +293,7 @@ def axpy(left: Mapping[str, Tensor], right: Mapping[str, Tensor], factor: float 
     >>> axpy({"a": torch.tensor([1.0])}, {"a": torch.tensor([10.0])}, 0.5)
     {'a': tensor([6.])}
     """
-    first, second = list(left.values()), [right[name] for name in left]
+    first, second = locals_of(left.values()), locals_of(right[name] for name in left)
     if not first:
         return {}
     if isinstance(factor, Tensor):

@@ -193,18 +193,18 @@ class Updater:
         gradient: Params = {}
         for weight, batch in each:
             loss = scalar(times(weight, evaluate(batch)))
-            if not loss.requires_grad:
-                raise ProblemError(
-                    f"problem {name!r}: its loss does not depend on any of its parameters; was it "
-                    "computed under torch.no_grad(), or from .item() or .detach()?"
-                )
+            # The rows of one rank may happen to reach no parameter.
+            if not loss.requires_grad and self._ranks is None:
+                raise _independent(name)
             scaled = loss if scale == 1.0 else loss.float() * scale
             found: list[Tensor | None]
             if self._ranks is not None and len(each) == 1:
                 value, found = self._ranks.gradients(scaled, inputs)
                 loss = value if scale == 1.0 else value / scale
+            elif scaled.requires_grad:
+                found = self._losses[name].sharded.gradients(scaled, inputs)
             else:
-                found = list(torch.autograd.grad(scaled, inputs, allow_unused=True))
+                found = [None] * len(inputs)
             part = {k: g for k, g in zip(parameters, found, strict=True) if g is not None}
             total = loss.detach() if total is None else total + loss.detach()
             gradient = tree.merged(gradient, part) if gradient else part
@@ -216,6 +216,8 @@ class Updater:
             assert mean is not None
             total = mean
             gradient = {k: g for k, g in zip(parameters, means, strict=True) if g is not None}
+        if self._ranks is not None and not gradient:
+            raise _independent(name)
         if scale != 1.0:
             gradient = tree.scaled(gradient, 1 / scale)
         return Swept(total, gradient, {})
@@ -258,3 +260,10 @@ def _share_statistics(ranks: Ranks, buffers: list[Slot]) -> None:
     for buffer, mean in zip(floating, ranks.mean(floating, like=floating), strict=True):
         assert mean is not None
         buffer.copy_(mean)
+
+
+def _independent(name: str) -> ProblemError:
+    return ProblemError(
+        f"problem {name!r}: its loss does not depend on any of its parameters; was it computed "
+        "under torch.no_grad(), or from .item() or .detach()?"
+    )

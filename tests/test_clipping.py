@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -49,6 +49,7 @@ def shared_sizes(direct, indirect):
 
 
 @given(direct=params, indirect=params, bound=bounds, indirect_bound=bounds, total=bounds)
+@settings(max_examples=50)
 def test_each_part_is_bounded_and_keeps_its_direction(
     direct, indirect, bound, indirect_bound, total
 ):
@@ -66,6 +67,7 @@ def test_each_part_is_bounded_and_keeps_its_direction(
 
 
 @given(part=params, bound=st.floats(1e-3, 1e4))
+@settings(max_examples=50)
 def test_a_part_below_its_bound_stays_bit_for_bit(part, bound):
     limits = {"direct": bound, "indirect": bound, "total": bound}
     if not part or float(norm(part)) > bound:
@@ -76,6 +78,7 @@ def test_a_part_below_its_bound_stays_bit_for_bit(part, bound):
 
 
 @given(part=params, factor=st.floats(1.0, 1e6))
+@settings(max_examples=50)
 def test_lengthening_what_is_clipped_changes_nothing(part, factor):
     part = {name: t for name, t in part.items() if float(t.norm()) > 0}
     if not part:

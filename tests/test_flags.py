@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlo import NonFiniteError
@@ -14,6 +14,7 @@ def flag(value):
 
 
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.booleans()), max_size=20))
+@settings(max_examples=30)
 def test_the_first_bad_update_is_named(updates):
     flags = Flags()
     for number, (name, usable) in enumerate(updates, start=1):

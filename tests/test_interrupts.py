@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mlo import Callbacks, Checkpoints, Interrupted
-from mlo.interrupts import Interrupts
+from mlo.interrupts import Interrupts, heeded
 from tests.programs import same_bits, snapshot
 from tests.stateful_programs import PROGRAMS, reweighting
 
@@ -66,6 +66,46 @@ def test_the_second_signal_interrupts_at_signalled(first, second):
     assert reached == [first]
     assert not isinstance(caught.value, Interrupted)
     assert handlers() == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_nobody_has_looked_at_comes_again_outside(number):
+    seen = []
+    before = signal.signal(number, lambda number, frame: seen.append(number))
+    with Interrupts():
+        send(number)
+        assert seen == []
+    signal.signal(number, before)
+    assert seen == [number]
+
+
+def test_a_signal_that_nobody_has_looked_at_does_not_hide_an_exception():
+    def work():
+        with Interrupts():
+            send(signal.SIGINT)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+
+
+def test_sigterm_is_heeded_where_nobody_else_does():
+    def work():
+        with heeded():
+            send(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(Interrupted) as caught:
+            work()
+        assert (caught.value.checkpoint, caught.value.signal) == (None, signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        seen = []
+        signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+        work()
+        assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_an_exception_within_comes_out_and_handlers_are_as_before():
@@ -188,18 +228,6 @@ def test_without_checkpoints_ctrl_c_is_immediate():
         engine.run(6, callbacks=signalled(engine, 3), show_progress=False)
     assert not isinstance(caught.value, Interrupted)
     assert engine.round == 2
-
-
-def test_a_signal_in_the_last_round_is_not_lost(tmp_path):
-    engine = reweighting()(0)
-    with pytest.raises(Interrupted) as caught:
-        engine.run(
-            2,
-            checkpoints=Checkpoints(directory=tmp_path),
-            callbacks=signalled(engine, 2, signal.SIGTERM),
-            show_progress=False,
-        )
-    assert (caught.value.round, caught.value.signal) == (2, signal.SIGTERM)
 
 
 def test_a_signal_while_the_last_state_is_written_is_not_lost(tmp_path):

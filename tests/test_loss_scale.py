@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -224,6 +224,7 @@ events = st.lists(st.booleans(), max_size=60)
 
 
 @given(start=st.sampled_from([1.0, 3.0, 256.0, 2.0**99]), every=st.integers(1, 5), overflows=events)
+@settings(max_examples=40)
 def test_the_scale_halves_at_an_overflow_and_doubles_after_a_streak(start, every, overflows):
     autocast = Autocast(dtype=FP16, initial_scale=start, growth_every=every)
     scale, factor, streak = LossScale(autocast), start, 0

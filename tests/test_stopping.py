@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlo
@@ -47,6 +47,7 @@ settings_of = {
 
 
 @given(values=values, **settings_of)
+@settings(max_examples=50)
 def test_it_stops_where_the_reference_stops(values, patience, every, min_change):
     given = iter(values)
     stopping = EarlyStopping(
@@ -65,6 +66,7 @@ def test_it_stops_where_the_reference_stops(values, patience, every, min_change)
 
 
 @given(values=values, cut=st.integers(0, 30), **settings_of)
+@settings(max_examples=50)
 def test_its_state_is_all_that_it_remembers(values, cut, patience, every, min_change):
     def make():
         return EarlyStopping(
@@ -84,6 +86,7 @@ def test_its_state_is_all_that_it_remembers(values, cut, patience, every, min_ch
 
 
 @given(values=st.lists(st.integers(-99, 99), max_size=20, unique=True), patience=st.integers(1, 5))
+@settings(max_examples=50)
 def test_what_always_falls_is_never_stopped(values, patience):
     stopping = EarlyStopping("model", patience=patience)
     falling = sorted(values, reverse=True)
@@ -91,6 +94,7 @@ def test_what_always_falls_is_never_stopped(values, patience):
 
 
 @given(values=st.lists(st.floats(-5, 5), min_size=1, max_size=20), shift=st.integers(-3, 3))
+@settings(max_examples=50)
 def test_only_differences_count(values, shift):
     stops = []
     for moved in (values, [v + shift for v in values]):
@@ -293,3 +297,17 @@ def test_a_problem_that_warms_up_may_be_what_stops_the_run():
         20, stopping=EarlyStopping("a", patience=2), show_progress=False
     )
     assert last.number == 6
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize("is_then", [False, True])
+def test_stopping_early_may_be_added_or_taken_away(is_first, is_then, tmp_path):
+    first = EarlyStopping("x", patience=9) if is_first else None
+    then = EarlyStopping("x", patience=1, min_change=math.pi) if is_then else None
+    options = {"checkpoints": Checkpoints(directory=tmp_path), "show_progress": False}
+    Engine(bouncing(), device="cpu").run(3, stopping=first, **options)
+    engine = Engine(bouncing(), device="cpu")
+    last = engine.run(until=9, stopping=then, resume=True, **options)
+    # The best so far is remembered, or the next round is the first that is looked at.
+    stops_at = 5 if first is None else 4
+    assert last.number == (9 if then is None else stops_at)

@@ -197,7 +197,8 @@ def _put(stream: BinaryIO, content: Any, total: int) -> int:
 def _bytes_of(tensor: Tensor) -> Any:
     """Return the memory of a tensor, which is copied only where that cannot be helped."""
     whole = tensor.cpu().resolve_conj().resolve_neg().contiguous()
-    return whole.reshape(-1).view(torch.uint8).numpy()
+    # The stride of a dimension of one element may be any, which a view as bytes does not look past.
+    return whole.reshape(-1).unsqueeze(-1).view(torch.uint8).numpy().reshape(-1)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def cg(steps: int = 10, *, damping: float = 0.0, tolerance: float | None = None)
         return run(damped(hvp, damping), vector, start, steps, limit, label)
 
     settings = {"steps": steps, "damping": damping, "tolerance": tolerance}
-    return InverseProduct(label=label, solve=solve, products=steps, settings=settings)
+    return InverseProduct(label=label, solve=solve, products=steps, sharded=True, settings=settings)
 
 
 def _leaving_early(

@@ -34,5 +34,5 @@ def identity(rate: float | None = None) -> InverseProduct:
         return step, Outcome(solver=label, code=Status.ONE_STEP)
 
     return InverseProduct(
-        label=label, solve=solve, products=0, linear=True, settings={"rate": rate}
+        label=label, solve=solve, products=0, linear=True, sharded=True, settings={"rate": rate}
     )

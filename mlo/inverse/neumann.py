@@ -94,6 +94,7 @@ def neumann(
         solve=solve,
         products=terms - 1 + spent,
         linear=not isinstance(rate, str),
+        sharded=not isinstance(rate, str),
         settings=settings,
     )
 

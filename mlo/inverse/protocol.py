@@ -26,6 +26,7 @@ class InverseProduct:
         products: Hessian-vector products of one solve at most, or None if that depends on the
             number of parameters.
         linear: Whether the answer is linear in the vector, to rounding.
+        sharded: Whether vectors may be sharded, as it does no more with them than `mlo.tree` does.
         settings: What its factory was called with, by name.
     """
 
@@ -33,6 +34,7 @@ class InverseProduct:
     solve: Solve
     products: int | None
     linear: bool = False
+    sharded: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(

@@ -6,6 +6,7 @@ from typing import Literal
 from mlo import inverse
 from mlo.context import Context
 from mlo.curvature import hessian_product
+from mlo.difference import FiniteDifference
 from mlo.double_backward import Autograd
 from mlo.inner import Inner, Upstream
 from mlo.inverse.protocol import InverseProduct, Solve, inverse_product_of
@@ -59,6 +60,7 @@ def implicit(
         answer=answer,
         evaluations=evaluations,
         linear=solver.linear and isinstance(second_derivatives, Autograd),
+        sharded=solver.sharded and isinstance(second_derivatives, FiniteDifference),
         solver=solver,
         product=second_derivatives,
         solution=implicit_solution(solver, second_derivatives),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mlo import tree
-from mlo.inner import Inner, Upstream
+from mlo.inner import Inner, Upstream, inner_of
 from mlo.second_derivatives import flat, nested
 from mlo.tree import Params
 
@@ -28,15 +28,17 @@ def gradients_of(
     if not own and not above:
         return {}, {}
     # As variables, though nobody may ask: a loss may look which parameters are trained.
-    point = tree.leaves(solution)
+    inner = inner_of(inner)
     make = tree.leaves if above else tree.constants
     variables = {problem: make(params) for problem, params in upstream.items()}
-    loss = inner(point, variables)
-    solved, read = (point if own else {}), (flat(variables) if above else {})
-    inputs = [*solved.values(), *read.values()]
-    found: Sequence[Tensor | None] = [None] * len(inputs)
-    if loss.requires_grad and inputs:
-        found = torch.autograd.grad(loss, inputs, allow_unused=True)
+    with inner.standing_at(solution) as standing:
+        point = tree.leaves(standing)
+        loss = inner(point, variables)
+        solved, read = (point if own else {}), (flat(variables) if above else {})
+        inputs = [*solved.values(), *read.values()]
+        found: Sequence[Tensor | None] = [None] * len(inputs)
+        if loss.requires_grad and inputs:
+            found = inner.sharded.gradients(loss, inputs)
     gradient = {
         name: torch.zeros_like(t) if g is None else g
         for (name, t), g in zip(solved.items(), found[: len(solved)], strict=True)

@@ -75,6 +75,7 @@ def _one_step(label: str, rate: float | None, product: Product) -> Response:
         evaluations=product.overhead + product.evaluations,
         # The step of a finite difference follows the length of the vector.
         linear=isinstance(product, Autograd),
+        sharded=isinstance(product, FiniteDifference),
         solver=solver,
         product=product,
         solution=implicit_solution(solver, product),

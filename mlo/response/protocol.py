@@ -28,6 +28,8 @@ class Response:
             number of parameters.
         differentiates: False if the problem is taken as a constant, so that no gradient can flow.
         linear: Whether the answer is linear in the vector, to rounding.
+        sharded: Whether it works on modules sharded by `fully_shard`: it takes first derivatives
+            only, and does no more with vectors than `mlo.tree` does.
         solver: What stands for the inverse Hessian, where the response is an implicit one.
         product: How it takes second derivatives, where it does.
         solution: ``(inner, solution, upstream, context) -> θ*`` as autograd sees it: its value,
@@ -44,6 +46,7 @@ class Response:
     evaluations: int | None
     differentiates: bool = True
     linear: bool = False
+    sharded: bool = False
     solver: InverseProduct | None = None
     product: Product | None = None
     solution: Solution | None = None

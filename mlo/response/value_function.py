@@ -105,4 +105,4 @@ def value_function(
         outcome = outcome_of(label, [descent, other], limit, context)
         return difference(ahead, behind, 0.5 * context.sign * penalty), outcome
 
-    return Response(label=label, answer=answer, evaluations=evaluations)
+    return Response(label=label, answer=answer, evaluations=evaluations, sharded=True)

@@ -247,6 +247,16 @@ def test_a_header_that_does_not_fit_the_tensors(path, content, kind):
     refusal(path)
 
 
+def test_sizes_that_are_exchanged(path, content):
+    """Together they take as many bytes as they should."""
+    header, tensors = taken_apart(content)
+    assert header["weights"]["data_offsets"] == [0, 12]
+    assert header["mask"]["data_offsets"] == [12, 15]
+    header["weights"]["shape"], header["mask"]["shape"] = [2], [7]
+    path.write_bytes(resealed(header, tensors))
+    assert "12 bytes, expected 8 by its shape" in refusal(path)
+
+
 @pytest.mark.parametrize("name", [STRUCTURE, CHECKSUM])
 def test_tensors_of_the_file_itself_are_of_bytes(path, content, name):
     header, tensors = taken_apart(content)

@@ -96,6 +96,17 @@ def test_equal_states_give_equal_files(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_conjugates_and_negatives_that_were_not_computed_yet(tmp_path, dtype):
+    number = torch.tensor([1 + 2j], dtype=dtype)
+    lazy = [number.conj(), number.conj().imag, number.conj().imag.unsqueeze(0)]
+    assert lazy[0].is_conj()
+    assert lazy[1].is_neg()
+    write(tmp_path / "a", lazy, round=1)
+    found = read(tmp_path / "a").state
+    assert [each.tolist() for each in found] == [[1 - 2j], [-2.0], [[-2.0]]]
+
+
 def test_what_was_read_outlives_its_file(tmp_path):
     write(tmp_path / "a", STATE, round=3)
     found = read(tmp_path / "a").state

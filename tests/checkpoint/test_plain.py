@@ -87,6 +87,7 @@ def test_every_dtype_in_every_layout(dtype):
         torch.device("cuda:3"),
         torch.Size([2, 0]),
         torch.tensor(float("nan")),
+        torch.tensor([1 + 2j], dtype=torch.complex128).conj(),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -83,7 +83,8 @@ def dense(draw: st.DrawFn, dtypes: list[torch.dtype] = DTYPES) -> Tensor:
         case "transposed":
             return tensor.transpose(0, -1) if tensor.dim() > 1 else tensor
         case "part":
-            return torch.stack([tensor, tensor])[1] if tensor.numel() else tensor
+            # Of one element too, whose stride then is two.
+            return torch.stack([tensor, tensor], dim=-1)[..., 1] if tensor.numel() else tensor
         case "expanded":
             return tensor.expand(2, *shape)
         case "lazy":

@@ -120,7 +120,7 @@ def flat(state):
     return tensors
 
 
-@pytest.mark.parametrize("kind", ["adam", "sgd"])
+@pytest.mark.parametrize("kind", ["adam", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_training_goes_on_alike_on_any_number_of_ranks(kind):
     [alone] = on_ranks(trained, 1, kind, None, False)
     [further] = on_ranks(trained, 1, kind, alone, False)

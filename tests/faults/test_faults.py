@@ -111,7 +111,9 @@ def test_a_record_that_cannot_be_written_stops_no_run(tmp_path, mlo):
         json.loads(line)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, mlo, number):
     run, straight = tmp_path / "run", tmp_path / "straight"
     settings = ("--set", "rounds=150", "--set", "every=1000", "--set", "pause=0.02")

@@ -139,6 +139,7 @@ def test_numbers_with_an_exponent_are_numbers() -> None:
     )
 
 
+@pytest.mark.slow  # A whole comparison over five seeds.
 def test_soft_routing_finds_the_orientation_and_pays_for_itself(tmp_path: Path) -> None:
     """Done when 7, with the packaged settings: the groups, and the errors in the right order."""
     result = run(tmp_path, "methods=[single, lbg_soft, lbg_random]")

@@ -22,6 +22,7 @@ from mlo.parallel import launch as parallel
 from mlo.parallel.failure import speaks
 from mlo.program import Program
 from mlo.report.command import report
+from mlo.results import keep
 from mlo.runs import listed
 from mlo.testing import command as checking
 
@@ -138,6 +139,41 @@ def _run(
             # The clocks of two machines need not agree on a name.
             directory = Path(ranks.gathered(str(directory))[0])
         running.begin(name, program, settings, directory, console=_console(), ranks=ranks)
+
+
+@app.command("table")
+def _table(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Which table [list them].", show_default=False),
+    ] = None,
+    file: _File = None,
+    overrides: _Overrides = None,
+    out: _Out = None,
+    results: Annotated[
+        Path | None,
+        typer.Option("--results", metavar="DIR", help="Also keep NAME.json and NAME.md there."),
+    ] = None,
+) -> None:
+    """Make one table of results; go on with an interrupted one by `mlo run --resume`."""
+    with _reporting(), parallel.joined() as ranks:
+        if name is None:
+            typer.echo("\n".join(registry.tables()) or "no tables are registered")
+            return
+        program, settings = _resolved(f"{registry.TABLE}{name}", file, overrides)
+        directory = out or _new_directory(f"table-{name}")
+        if ranks is not None:
+            directory = Path(ranks.gathered(str(directory))[0])
+        running.begin(
+            f"{registry.TABLE}{name}",
+            program,
+            settings,
+            directory,
+            console=_console(),
+            ranks=ranks,
+        )
+        if results is not None and (ranks is None or ranks.rank == 0):
+            keep(directory, name, results)
 
 
 @app.command("runs")

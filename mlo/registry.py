@@ -16,6 +16,12 @@ from mlo.program import Program
 GROUP: Final = "mlo.programs"
 """The entry-point group in which distributions register programs."""
 
+TABLES: Final = "mlo.tables"
+"""The group of the programs that make one table of results each; NAME is known as `table:NAME`."""
+
+TABLE: Final = "table:"
+"""What the name of a program begins with that makes a table."""
+
 
 def registered() -> Mapping[str, tuple[EntryPoint, ...]]:
     """Return the entry points behind each program name, in alphabetical order of the names.
@@ -27,9 +33,20 @@ def registered() -> Mapping[str, tuple[EntryPoint, ...]]:
     ['mlo_lbg.program:program']
     """
     found: dict[str, tuple[EntryPoint, ...]] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        found[entry.name] = (*found.get(entry.name, ()), entry)
+    named = [(entry.name, entry) for entry in entry_points(group=GROUP)]
+    named += [(f"{TABLE}{entry.name}", entry) for entry in entry_points(group=TABLES)]
+    for name, entry in sorted(named, key=lambda pair: pair[0]):
+        found[name] = (*found.get(name, ()), entry)
     return found
+
+
+def tables() -> list[str]:
+    """Return the names by which `mlo table` knows its tables.
+
+    >>> "adult" in tables()
+    True
+    """
+    return [name.removeprefix(TABLE) for name in registered() if name.startswith(TABLE)]
 
 
 def load(name: str) -> Program[Any]:

@@ -135,7 +135,7 @@ def validation_loss(gam: Any, experts: Any, batch: Batch) -> Tensor:
 
 def _lbg(settings: Settings, name: str, dtype: torch.dtype) -> Lbg:
     size = SIZES[name]
-    mlp = import_module(f"{PLUGIN}.models").mlp
+    mlp = import_module(f"{PLUGIN}.models.perceptron").mlp
     assignments = import_module(f"{PLUGIN}.assignments").Assignments
     with seeded(settings.seed):
         inputs = torch.rand(2, size.examples, size.inputs, dtype=torch.float64)

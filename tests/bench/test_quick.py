@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mlo.bench import compiled, lbg_round, levels, overhead, peers, upper_step
+from mlo.bench import compiled, lbg_groups, lbg_round, levels, overhead, peers, upper_step
 from mlo.bench.case import Settings
 from mlo.bench.programs import PROGRAMS, BenchmarkError, input_scaling
 from mlo.bench.ratio import Ratio
@@ -141,3 +141,9 @@ def test_compile(checked):
     assert {row["variant"] for row in rows} == set(compiled.VARIANTS) - {compiled.EAGER}
     assert len(checks) == 2 * len(PROGRAMS)
     assert all(isinstance(row["ratio"], Ratio) for row in rows)
+
+
+def test_lbg_groups():
+    (row,) = lbg_groups.run(QUICK).rows
+    for groups in lbg_groups.GROUPS[1:]:
+        assert isinstance(row[f"K = {groups}"], Ratio)

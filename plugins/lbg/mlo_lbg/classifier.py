@@ -33,7 +33,7 @@ def train_classifier(
         The network, in evaluation mode, on the device of the examples.
 
     >>> import torch
-    >>> from mlo_lbg.models import linear
+    >>> from mlo_lbg.models.perceptron import linear
     >>> points = Examples(
     ...     inputs=torch.tensor([[-1.0], [1.0]]), targets=torch.tensor([0, 1]),
     ...     attribute=torch.tensor([0, 0]), num_classes=2, num_attributes=1,

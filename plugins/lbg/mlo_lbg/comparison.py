@@ -9,15 +9,14 @@ import torch
 
 from mlo.device import resolve
 from mlo.record import Record
-from mlo_lbg.architecture import Architecture, linear_experts
-from mlo_lbg.config import ComparisonConfig
+from mlo_lbg.architecture import Architecture
+from mlo_lbg.comparison_config import ComparisonConfig
 from mlo_lbg.data.dataset import Split
-from mlo_lbg.data.digits import NUM_CLASSES, NUM_PIXELS, digits
 from mlo_lbg.diagnosis import Diagnosis
 from mlo_lbg.diagnostics import collapse_warning
 from mlo_lbg.evaluation import Evaluation, evaluate
 from mlo_lbg.ledger import Ledger
-from mlo_lbg.methods import METHODS, Task
+from mlo_lbg.methods.task import Task
 from mlo_lbg.trainer import Trainer
 
 Report = Callable[[str], None]
@@ -30,6 +29,7 @@ class Run:
 
     Attributes:
         method: Its name in the configuration.
+        title: Its name in the table.
         seed: The seed.
         evaluation: What was measured on the test examples.
         seconds: Wall-clock time of training; since it was last resumed, if it was.
@@ -38,6 +38,7 @@ class Run:
     """
 
     method: str
+    title: str
     seed: int
     evaluation: Evaluation
     seconds: float
@@ -47,11 +48,6 @@ class Run:
     def columns(self) -> dict[str, float | None]:
         """The numbers of the table."""
         return {**self.evaluation.columns(), "seconds": self.seconds}
-
-
-def architecture_of(config: ComparisonConfig) -> Architecture:
-    """Return the networks that every method builds from, all of one total size."""
-    return linear_experts(inputs=NUM_PIXELS, classes=NUM_CLASSES, num_groups=config.num_groups)
 
 
 def runs(config: ComparisonConfig, record: Record, report: Report) -> Iterator[Run]:
@@ -64,17 +60,24 @@ def runs(config: ComparisonConfig, record: Record, report: Report) -> Iterator[R
         record: Takes a line for each epoch of a search and one for each run.
         report: Told what is being trained.
     """
-    architecture = architecture_of(config)
     device = resolve(config.device)
     ledger = Ledger(record, Run)
     for seed in range(config.seeds):
-        split = digits(variant=config.data.variant, seed=seed).to(device)
+        done = {method: ledger.read(f"{method}/seed-{seed}") for method in config.methods}
+        if None in done.values():
+            collection = config.data.load(seed)
+            networks = {
+                groups: config.networks.build(collection, groups)
+                for groups in {config.num_groups_of(method) for method in config.methods}
+            }
+            split = collection.split.to(device)
         for method in config.methods:
             name = f"{method}/seed-{seed}"
-            if (done := ledger.read(name)) is not None:
-                yield done
+            if (known := done[method]) is not None:
+                yield known
                 continue
-            report(f"seed {seed}, {METHODS[method].title}")
+            report(f"seed {seed}, {config.rows[method].title}")
+            architecture = networks[config.num_groups_of(method)]
             run = _run(config, architecture, split, method, seed, record, report)
             groups = run.evaluation.groups
             record.metrics(
@@ -103,7 +106,7 @@ def _run(
     record: Record,
     report: Report,
 ) -> Run:
-    title = METHODS[method].title
+    title = config.rows[method].title
 
     def observe(diagnosis: Diagnosis) -> None:
         report(
@@ -121,12 +124,13 @@ def _run(
         ),
         observe=observe,
     )
-    trained, history = METHODS[method].train(config, task)
+    trained, history = config.rows[method].train(task)
     seconds = time.perf_counter() - start
-    evaluation = evaluate(trained, split.test, num_groups=config.num_groups)
+    evaluation = evaluate(trained, split.test, num_groups=architecture.num_groups)
     groups = evaluation.groups
     return Run(
         method=method,
+        title=title,
         seed=seed,
         evaluation=evaluation,
         seconds=seconds,

@@ -1,15 +1,26 @@
 """One trained method on one test set: every number that a comparison shows."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from mlo_lbg.data.dataset import Examples
 from mlo_lbg.diagnostics import contingency, load, nmi
 from mlo_lbg.fairness import Fairness, fairness
-from mlo_lbg.predictors import ByAttribute, Predictor
+from mlo_lbg.predictors import Predictor
 
-Trained = Predictor | ByAttribute
+
+@runtime_checkable
+class Untold(Protocol):
+    """A trained method that predicts only once it is told the attribute of the examples."""
+
+    def told(self, attribute: Tensor, /) -> Predictor:
+        """`(examples,)` attribute values to the predictor for exactly these examples."""
+        ...
+
+
+Trained = Predictor | Untold
 """What training a method returns."""
 
 
@@ -81,8 +92,8 @@ def evaluate(trained: Trained, examples: Examples, *, num_groups: int) -> Evalua
     >>> evaluate(OneNetwork(network=torch.nn.Identity()), examples, num_groups=2).fairness.error
     0.0
     """
-    told_attribute = isinstance(trained, ByAttribute)
-    predictor = trained.told(examples.attribute) if isinstance(trained, ByAttribute) else trained
+    told_attribute = isinstance(trained, Untold)
+    predictor = trained.told(examples.attribute) if isinstance(trained, Untold) else trained
     possible = examples.num_attributes if told_attribute else num_groups
     found = predictor.groups(examples.inputs)
     return Evaluation(

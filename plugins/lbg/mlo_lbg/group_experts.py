@@ -46,7 +46,7 @@ def fit_experts(
         GroupError: If the groups have the wrong length or range.
 
     >>> import torch
-    >>> from mlo_lbg.models import linear
+    >>> from mlo_lbg.models.perceptron import linear
     >>> points = Examples(
     ...     inputs=torch.tensor([[-1.0], [1.0]]), targets=torch.tensor([0, 1]),
     ...     attribute=torch.tensor([0, 0]), num_classes=2, num_attributes=1,

@@ -120,8 +120,9 @@ def learn_by_grouping(
 
 def _build(architecture: Architecture, grouping: Grouping, num_examples: int) -> Modules:
     groups = architecture.num_groups
+    gam, remedy = architecture.make_gate(), grouping.search.remedy
     return Modules(
-        gam=architecture.make_gate(),
+        gam=gam if remedy is None else remedy.wrap(gam, groups),
         experts=nn.ModuleList(architecture.make_expert() for _ in range(groups)),
         assignments=grouping.make_assignments(num_examples, groups),
     )

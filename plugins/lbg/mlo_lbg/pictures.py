@@ -1,5 +1,6 @@
 """The three pictures of a comparison."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
@@ -7,16 +8,15 @@ from matplotlib.figure import Figure
 from mlo.record import Record
 from mlo_lbg import plots
 from mlo_lbg.comparison import Run
-from mlo_lbg.data.digits import ORIENTATIONS
 from mlo_lbg.diagnosis import Diagnosis
-from mlo_lbg.methods import METHODS
+from mlo_lbg.frontier import Point, draw_frontier
 from mlo_lbg.plots import Panel, Series
 
 Quantity = Callable[[Diagnosis], float]
 
 _DIAGNOSTICS: Sequence[tuple[str, str, Quantity, tuple[float, float] | None]] = (
     ("validation loss", "nats", lambda d: d.validation_loss, None),
-    ("NMI of group and orientation", "share", lambda d: d.nmi_attribute, (-0.02, 1.02)),
+    ("NMI of group and attribute", "share", lambda d: d.nmi_attribute, (-0.02, 1.02)),
     ("agreement of the GAM with C", "share", lambda d: d.agreement, (-0.02, 1.02)),
     ("confidence E of the GAM", "mean probability", lambda d: d.confidence, (-0.02, 1.02)),
     ("rows of C that changed group", "share per epoch", lambda d: d.flip_rate, None),
@@ -24,12 +24,14 @@ _DIAGNOSTICS: Sequence[tuple[str, str, Quantity, tuple[float, float] | None]] = 
 )
 
 
-def draw(runs: Sequence[Run], record: Record) -> None:
-    """Write `curves.png`, `load.png` and `groups.png`, as far as there is something to draw.
+def draw(runs: Sequence[Run], record: Record, *, attribute: str, values: Sequence[str]) -> None:
+    """Write curves, load, groups and frontier as PNG, as far as there is something to draw.
 
     Args:
         runs: All runs of a comparison.
         record: Whose directory takes the pictures.
+        attribute: Name of the sensitive attribute.
+        values: Name of each of its values.
     """
     searched = _distinct(_by_method([run for run in runs if run.history]))
     if searched:
@@ -38,17 +40,14 @@ def draw(runs: Sequence[Run], record: Record) -> None:
                 title=title,
                 unit=unit,
                 limits=limits,
-                series={
-                    METHODS[method].title: _series(own, quantity)
-                    for method, own in searched.items()
-                },
+                series={own[0].title: _series(own, quantity) for own in searched.values()},
             )
             for title, unit, quantity, limits in _DIAGNOSTICS
         ]
         figure = plots.curves(panels, title="Search for groups, one faint line per seed")
         _keep(figure, "curves", record)
         loads = {
-            f"{METHODS[run.method].title}, seed {run.seed}": (
+            f"{run.title}, seed {run.seed}": (
                 [d.round for d in run.history],
                 [d.load for d in run.history],
             )
@@ -58,18 +57,36 @@ def draw(runs: Sequence[Run], record: Record) -> None:
         figure = plots.load_over_time(loads, title="Share of the training half in each group")
         _keep(figure, "load", record)
     grouped = {
-        METHODS[run.method].title: run.evaluation.groups.by_attribute
+        run.title: run.evaluation.groups.by_attribute
         for run in runs
         if run.evaluation.groups is not None and run.seed == 0
     }
     if grouped:
         figure = plots.group_by_attribute(
             grouped,
-            attribute="orientation",
-            values=ORIENTATIONS,
-            title="Test examples by group and orientation, seed 0",
+            attribute=attribute,
+            values=values,
+            title=f"Test examples by group and {attribute}, seed 0",
         )
         _keep(figure, "groups", record)
+    _frontier(runs, record, attribute=attribute)
+
+
+def _frontier(runs: Sequence[Run], record: Record, *, attribute: str) -> None:
+    """Draw error against DEO, if both are known for every run."""
+    points = [
+        Point(
+            method=own[0].title,
+            errors=[run.evaluation.fairness.error for run in own],
+            gaps=[run.evaluation.fairness.equalized_odds.mean for run in own],
+            emphasised=bool(own[0].history),
+            told_attribute=own[0].evaluation.told_attribute,
+        )
+        for own in _by_method(runs).values()
+        if all(math.isfinite(run.evaluation.fairness.equalized_odds.mean) for run in own)
+    ]
+    if len(points) > 1:
+        _keep(draw_frontier(points, title=f"Error and DEO by {attribute}"), "frontier", record)
 
 
 def _keep(figure: Figure, name: str, record: Record) -> None:

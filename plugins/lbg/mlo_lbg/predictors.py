@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mlo.errors import MloError
 from mlo_lbg.dispatch import dispatch
-from mlo_lbg.models import num_parameters
+from mlo_lbg.models.size import num_parameters
 
 _ROWS_AT_ONCE = 4096
 """Bounds the memory that predicting on a large set takes."""
@@ -29,6 +29,10 @@ class Predictor(Protocol):
 
     def predict(self, inputs: Tensor, /) -> Tensor:
         """`(examples, ...)` inputs to `(examples,)` int64 classes."""
+        ...
+
+    def probabilities(self, inputs: Tensor, /) -> Tensor:
+        """`(examples, ...)` inputs to `(examples, classes)` probabilities."""
         ...
 
     def groups(self, inputs: Tensor, /) -> Tensor | None:
@@ -60,6 +64,10 @@ class OneNetwork:
         """The class with the largest logit."""
         return _by_part(lambda part: self.network(part).argmax(-1), inputs)
 
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """The softmax of the logits."""
+        return _by_part(lambda part: self.network(part).softmax(-1), inputs)
+
     def groups(self, _inputs: Tensor) -> None:
         """One network forms no groups."""
 
@@ -81,12 +89,15 @@ class Ensemble:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """The class with the largest mean probability."""
+        return self.probabilities(inputs).argmax(-1)
 
-        def classes(part: Tensor) -> Tensor:
-            votes = torch.stack([member(part).softmax(-1) for member in self.members])
-            return votes.sum(0).argmax(-1)
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """The mean over the members."""
 
-        return _by_part(classes, inputs)
+        def mean(part: Tensor) -> Tensor:
+            return torch.stack([member(part).softmax(-1) for member in self.members]).mean(0)
+
+        return _by_part(mean, inputs)
 
     def groups(self, _inputs: Tensor) -> None:
         """All members see all inputs: no groups."""
@@ -111,14 +122,18 @@ class SoftMixture:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """The class with the largest mixture probability."""
+        return self.probabilities(inputs).argmax(-1)
 
-        def classes(part: Tensor) -> Tensor:
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """The mixture of all experts."""
+
+        def mixture(part: Tensor) -> Tensor:
             weights = self.gate(part).softmax(-1).T.unsqueeze(-1)
             votes = torch.stack([expert(part).softmax(-1) for expert in self.experts])
-            mixture: Tensor = (weights * votes).sum(0)
-            return mixture.argmax(-1)
+            mixed: Tensor = (weights * votes).sum(0)
+            return mixed
 
-        return _by_part(classes, inputs)
+        return _by_part(mixture, inputs)
 
     def groups(self, inputs: Tensor) -> Tensor:
         """The expert with the largest gate probability."""
@@ -150,8 +165,67 @@ class TopOne:
 
         return _by_part(classes, inputs)
 
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """The softmax of the chosen expert's logits."""
+
+        def answers(part: Tensor) -> Tensor:
+            return dispatch(self.experts, self.gate(part).argmax(-1), part).softmax(-1)
+
+        return _by_part(answers, inputs)
+
     def groups(self, inputs: Tensor) -> Tensor:
         """The expert that answers."""
+        return _by_part(lambda part: self.gate(part).argmax(-1), inputs)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TopK:
+    """`argmax_c Σ_{k in top} f_k(x) p_k(c | x) / Σ_{k in top} f_k(x)`: the `top` likeliest answer.
+
+    Attributes:
+        gate: Inputs to `(batch, K)` logits, in evaluation mode.
+        experts: K modules, inputs to `(batch, classes)` logits, in evaluation mode.
+        top: How many experts answer, from 1 to K; at 1 the choice of `TopOne`.
+
+    Raises:
+        PredictorError: If `top` is out of range.
+    """
+
+    gate: nn.Module
+    experts: Sequence[nn.Module]
+    top: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top <= len(self.experts):
+            raise PredictorError(
+                f"top: expected 1 to {len(self.experts)}, the number of experts, got {self.top}"
+            )
+
+    @property
+    def num_parameters(self) -> int:
+        """Size of gate and experts."""
+        return num_parameters(self.gate) + sum(num_parameters(one) for one in self.experts)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """The class with the largest probability."""
+        return self.probabilities(inputs).argmax(-1)
+
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """The mixture of the `top` experts, their shares scaled to sum to 1."""
+
+        def mixture(part: Tensor) -> Tensor:
+            shares, chosen = self.gate(part).softmax(-1).topk(self.top, dim=-1)
+            shares = shares / shares.sum(-1, keepdim=True)
+            votes = [
+                shares[:, place, None] * dispatch(self.experts, chosen[:, place], part).softmax(-1)
+                for place in range(self.top)
+            ]
+            return torch.stack(votes).sum(0)
+
+        return _by_part(mixture, inputs)
+
+    def groups(self, inputs: Tensor) -> Tensor:
+        """The expert with the largest share."""
         return _by_part(lambda part: self.gate(part).argmax(-1), inputs)
 
 
@@ -192,7 +266,11 @@ class _Told:
 
     @torch.no_grad()
     def predict(self, inputs: Tensor) -> Tensor:
-        return dispatch(self.experts, self.groups(inputs), inputs).argmax(-1)
+        return self.probabilities(inputs).argmax(-1)
+
+    @torch.no_grad()
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        return dispatch(self.experts, self.groups(inputs), inputs).softmax(-1)
 
     def groups(self, inputs: Tensor) -> Tensor:
         if len(inputs) != len(self.attribute):

@@ -19,6 +19,7 @@ from mlo.second_derivatives import Product
 from mlo.separable import Weighted
 from mlo_lbg.assignments import Assignments, ClippedAssignments
 from mlo_lbg.data.batches import Batch
+from mlo_lbg.remedies import Remedy, uneven
 from mlo_lbg.routing import Routing
 
 GamLoss = Callable[[Tensor, Tensor], Weighted]
@@ -62,6 +63,8 @@ class SearchSettings:
             experts against the direct one. Adam divides a step by the size of its gradient, so a
             ξ_S far above the learning rate is what its steps amount to.
         weight_decay: Of the GAM and the experts, as an L2 penalty.
+        upper_balance: Weight of `remedies.uneven` in the loss of the assignments, 0 for none.
+        remedy: What is done against collapse beside the problems; None for nothing.
         product: How second derivatives are taken.
     """
 
@@ -73,6 +76,8 @@ class SearchSettings:
     gam_rate: float | None = 0.5
     experts_rate: float | None = 3.0
     weight_decay: float = 0.0
+    upper_balance: float = 0.0
+    remedy: Remedy | None = None
     product: ProductName | Product = "autograd"
 
 
@@ -118,8 +123,9 @@ def three_levels(
 
     def assignments_loss(gam: nn.Module, experts: nn.ModuleList, batch: Batch) -> Tensor:
         _, inputs, targets = batch
-        losses = settings.routing.validation(gam(inputs), list(experts), inputs, targets)
-        return losses.mean()
+        scores = gam(inputs)
+        loss = settings.routing.validation(scores, list(experts), inputs, targets).mean()
+        return loss + settings.upper_balance * uneven(scores) if settings.upper_balance else loss
 
     return mlo.Graph(
         _gam_problem(

@@ -1,7 +1,8 @@
-"""The program `lbg`: Learning by Grouping beside what users would pick instead."""
+"""Comparisons as programs: Learning by Grouping beside what users would pick instead."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 
 import torch
@@ -11,32 +12,28 @@ from mlo import progress
 from mlo.graph import Graph
 from mlo.program import Program
 from mlo.record import Record
-from mlo_lbg.comparison import Run, architecture_of, runs
-from mlo_lbg.config import ComparisonConfig
+from mlo_lbg.comparison import Run, runs
+from mlo_lbg.comparison_config import ComparisonConfig
+from mlo_lbg.config import LbgConfig
 from mlo_lbg.data.batches import Batches
-from mlo_lbg.data.digits import digits
-from mlo_lbg.methods import METHODS
+from mlo_lbg.methods.lbg import Lbg
 from mlo_lbg.pictures import draw
 from mlo_lbg.problems import Modules, three_levels
-from mlo_lbg.table import (
-    Comparison,
-    as_dict,
-    as_markdown,
-    as_rich,
-    as_rows,
-    compare,
-    grouping_columns,
-)
+from mlo_lbg.results import document, result
+from mlo_lbg.table import Comparison, as_rich, as_rows, compare, grouping_columns
 
 
 def graph(config: ComparisonConfig) -> Graph:
-    """Declare the three-level graph of LBG with soft routing, as the search would run it."""
-    architecture = architecture_of(config)
-    halves = digits(variant=config.data.variant, seed=0).halves(seed=0)
-    grouping = config.lbg_soft.grouping(learned=True)
+    """Declare the three-level graph of the first row of LBG, as its search would run it."""
+    collection = config.data.load(0)
+    architecture = config.networks.build(collection, config.num_groups)
+    halves = collection.split.halves(seed=0)
+    found = [row for name in config.methods if isinstance(row := config.rows[name], Lbg)]
+    settings = found[0] if found else LbgConfig()
+    grouping = settings.grouping(learned=True)
 
     def batches(part: int) -> Batches:
-        return Batches(halves[part], size=config.lbg_soft.search.batch_size, seed=0)
+        return Batches(halves[part], size=settings.search.batch_size, seed=0)
 
     return three_levels(
         Modules(
@@ -51,41 +48,53 @@ def graph(config: ComparisonConfig) -> Graph:
     )
 
 
-def run(config: ComparisonConfig, record: Record) -> None:
-    """Compare all methods over all seeds; write table, results and pictures."""
-    # These networks are too small for a second thread to pay.
+def run(config: ComparisonConfig, record: Record, *, command: str) -> None:
+    """Compare all methods over all seeds; write table, results and pictures.
+
+    Args:
+        config: What to compare.
+        record: Takes everything that is written.
+        command: What a user types to run it.
+    """
+    # On the CPU these networks are too small for a second thread to pay.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         done = _all_runs(config, record)
     finally:
         torch.set_num_threads(threads)
-    by_method = {name: [r for r in done if r.method == name] for name in config.methods}
-    comparison = compare(
-        {METHODS[name].title: [r.columns() for r in own] for name, own in by_method.items()},
-        grouping_columns("orientation"),
-    )
+    collection = config.data.load(0)
+    by_method = {
+        config.rows[name].title: [r for r in done if r.method == name] for name in config.methods
+    }
+    columns = {title: [r.columns() for r in own] for title, own in by_method.items()}
+    comparison = compare(columns, grouping_columns(collection.attribute))
     seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
-    title = f"digits, {config.data.variant}: mean ± standard error over {seeds}"
+    title = f"{config.title}: mean ± standard error over {seeds}"
     record.print(as_rich(comparison, title=title))
+    networks = config.networks.build(collection, config.num_groups).row
+    record.print(networks)
     warnings = _collapses(done)
     for warning in warnings:
         record.print(warning)
-    record.text("table.txt", "\n".join([title, "", as_markdown(comparison), *warnings, ""]))
+    record.text(
+        "table.md",
+        document(config, collection, columns, command=command, networks=networks, notes=warnings),
+    )
     # Without the times: a resumed run's record is that of an uninterrupted one.
     timeless = tuple(c for c in comparison.columns if c.key != "seconds")
     record.table("comparison", as_rows(replace(comparison, columns=timeless)))
     record.result(
         {
             "headline": _headline(comparison),
-            "table": as_dict(comparison),
+            **result(config, collection, columns, command=command, networks=networks),
             "runs": [
                 {"method": r.method, "seed": r.seed, "collapse": r.collapse, **r.columns()}
                 for r in done
             ],
         }
     )
-    draw(done, record)
+    draw(done, record, attribute=collection.attribute, values=collection.values)
     record.print(f"one page about it: mlo report {record.directory}")
 
 
@@ -99,8 +108,7 @@ def _all_runs(config: ComparisonConfig, record: Record) -> list[Run]:
             if not record.console.is_terminal:
                 error = each.evaluation.fairness.error
                 record.print(
-                    f"seed {each.seed}, {METHODS[each.method].title}: error {error:.2%}, "
-                    f"{each.seconds:.1f} s"
+                    f"seed {each.seed}, {each.title}: error {error:.2%}, {each.seconds:.1f} s"
                 )
     return done
 
@@ -114,13 +122,28 @@ def _headline(comparison: Comparison) -> str:
 
 
 def _collapses(done: Sequence[Run]) -> list[str]:
-    return [f"{METHODS[r.method].title}, seed {r.seed}: {r.collapse}" for r in done if r.collapse]
+    return [f"{r.title}, seed {r.seed}: {r.collapse}" for r in done if r.collapse]
 
 
-program = Program(
+def comparison(name: str, *, summary: str, command: str) -> Program[ComparisonConfig]:
+    """Return the comparison whose packaged configuration is `configs/NAME.yaml`.
+
+    Args:
+        name: Of the configuration.
+        summary: What it compares, in one line.
+        command: What a user types to run it.
+    """
+    return Program(
+        summary=summary,
+        config=ComparisonConfig,
+        graph=graph,
+        run=partial(run, command=command),
+        defaults=files("mlo_lbg") / "configs" / f"{name}.yaml",
+    )
+
+
+program = comparison(
+    "digits",
     summary="Learning by Grouping on digits with a hidden orientation, beside its rivals.",
-    config=ComparisonConfig,
-    graph=graph,
-    run=run,
-    defaults=files("mlo_lbg") / "configs" / "digits.yaml",
+    command="mlo run lbg",
 )

@@ -61,7 +61,9 @@ def _declare(
     seed: int,
 ) -> mlo.Graph:
     def batches(examples: Examples, stream: int) -> Batches:
-        return Batches(examples, size=budget.batch_size, seed=stream)
+        # Batch statistics of a single example are undefined: normalisation layers raise.
+        alone = len(examples) > budget.batch_size and len(examples) % budget.batch_size == 1
+        return Batches(examples, size=budget.batch_size, seed=stream, drop_last=alone)
 
     for_training, for_assignments = spawn(seed, 2)
     # One seed, so one batch for both: a row of C then hears how its own example's expert adapts.

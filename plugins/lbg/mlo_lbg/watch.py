@@ -62,9 +62,13 @@ class Watch:
         self.history: list[Diagnosis] = []
 
     def __call__(self, done: mlo.Round) -> None:
-        """Project what must be projected; after an epoch, diagnose."""
+        """Project what must be projected, keep groups from collapsing; after an epoch, diagnose."""
         if isinstance(self._modules.assignments, ClippedAssignments):
             self._modules.assignments.project()
+        remedy = self._settings.remedy
+        if remedy is not None and done.number % remedy.every == 0:
+            modules = self._modules
+            remedy.act(modules.gam, modules.assignments, self._halves.train.inputs)
         period = self._budget.rounds_per_epoch(self._halves)
         if done.number % period and done.number != self._budget.rounds:
             return

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from mlo_lbg.data.dataset import Examples
 from mlo_lbg.dispatch import dispatch
 from mlo_lbg.group_experts import GroupError, fit_experts
-from mlo_lbg.models import linear
+from mlo_lbg.models.perceptron import linear
 from mlo_lbg.training import Optimisation
 
 

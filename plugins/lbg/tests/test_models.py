@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlo_lbg.architecture import linear_experts
-from mlo_lbg.models import ModelError, budget_hidden, linear, mlp, num_parameters
+from mlo_lbg.models.perceptron import budget_hidden, linear, mlp
+from mlo_lbg.models.size import ModelError, num_parameters
 
 
 def test_sizes_of_the_digits_demo_are_within_a_tenth() -> None:

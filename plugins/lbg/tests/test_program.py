@@ -10,8 +10,8 @@ from rich.console import Console
 from mlo import config
 from mlo.errors import ConfigError
 from mlo.record import Record
-from mlo_lbg.config import ComparisonConfig
-from mlo_lbg.methods import METHODS
+from mlo_lbg.comparison_config import ComparisonConfig
+from mlo_lbg.methods.lbg import Lbg
 from mlo_lbg.program import program
 
 
@@ -27,56 +27,55 @@ def run(directory: Path, *overrides: str) -> dict[str, Any]:
     return result
 
 
+ROWS = resolved().rows
+
 SHORT = (
     "seeds=2",
-    *(f"{name}.epochs=2" for name in METHODS if not name.startswith("lbg")),
-    *(f"{name}.search.rounds=12" for name in METHODS if name.startswith("lbg")),
-    *(f"{name}.retrain.epochs=2" for name in METHODS if name.startswith("lbg")),
+    *(f"rows.{name}.epochs=2" for name in ROWS if not name.startswith("lbg")),
+    *(f"rows.{name}.search.rounds=12" for name in ROWS if name.startswith("lbg")),
+    *(f"rows.{name}.retrain.epochs=2" for name in ROWS if name.startswith("lbg")),
 )
 
 
 EVERY_RUN = {
-    *("run.json", "run.lock", "metrics.jsonl", "result.json", "table.txt"),
+    *("run.json", "run.lock", "metrics.jsonl", "result.json", "table.md"),
     *("checkpoints", "done", "tensorboard"),
 }
 
 
 def test_a_short_run_compares_every_method_and_writes_every_file(tmp_path: Path) -> None:
     result = run(tmp_path, *SHORT)
-    pictures = {"curves.png", "load.png", "groups.png"}
+    pictures = {"curves.png", "load.png", "groups.png", "frontier.png"}
     assert {path.name for path in tmp_path.iterdir()} == EVERY_RUN | pictures | {"images"}
     assert {path.name for path in (tmp_path / "images").iterdir()} == pictures
     assert not list((tmp_path / "checkpoints").rglob("*.mlo"))
-    assert list(result["table"]) == [entry.title for entry in METHODS.values()]
-    assert len(result["runs"]) == 2 * len(METHODS)
+    assert list(result["table"]) == [entry.title for entry in ROWS.values()]
+    assert len(result["runs"]) == 2 * len(ROWS)
     budget = result["table"]["one network"]["num_parameters"]["mean"]
     for title, row in result["table"].items():
         assert row["num_parameters"]["mean"] == pytest.approx(budget, rel=0.1), title
         assert 0 <= row["error"]["mean"] <= 1
-    table = (tmp_path / "table.txt").read_text()
-    for entry in METHODS.values():
+    table = (tmp_path / "table.md").read_text()
+    for entry in ROWS.values():
         assert entry.title in table
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     runs = [line for line in lines if line["kind"] == "run"]
     epochs = [line for line in lines if line["kind"] == "scalars" and "flip_rate" in line["values"]]
-    assert len(runs) == 2 * len(METHODS)
+    assert len(runs) == 2 * len(ROWS)
     assert {line["scope"] for line in epochs} == {
-        f"{name}/search/seed-{seed}"
-        for name in METHODS
-        if name.startswith("lbg")
-        for seed in range(2)
+        f"{name}/search/seed-{seed}" for name in ROWS if name.startswith("lbg") for seed in range(2)
     }
     assert {
         *("load/group 0", "load/group 1", "entropy/row of C", "flip_rate", "agreement"),
         *("confidence", "nmi/label", "nmi/attribute"),
     } <= set(epochs[0]["values"])
     (comparison,) = [line for line in lines if line["kind"] == "table"]
-    assert [row[0] for row in comparison["rows"]] == [entry.title for entry in METHODS.values()]
+    assert [row[0] for row in comparison["rows"]] == [entry.title for entry in ROWS.values()]
     assert "of 12 methods" in result["headline"]
 
 
 def test_a_run_without_groups_draws_nothing_and_does_not_fail(tmp_path: Path) -> None:
-    run(tmp_path, "seeds=1", "methods=[single]", "single.epochs=1")
+    run(tmp_path, "seeds=1", "methods=[single]", "rows.single.epochs=1")
     assert {path.name for path in tmp_path.iterdir()} == EVERY_RUN
 
 
@@ -98,12 +97,12 @@ def test_a_collapse_is_named_with_what_to_change(tmp_path: Path) -> None:
         "seeds=1",
         "methods=[lbg_soft]",
         "num_groups=40",
-        "lbg_soft.search.rounds=1",
-        "lbg_soft.retrain.epochs=1",
+        "rows.lbg_soft.search.rounds=1",
+        "rows.lbg_soft.retrain.epochs=1",
     )
     (only,) = result["runs"]
     assert "collapse" in only["collapse"]
-    assert only["collapse"] in (tmp_path / "table.txt").read_text()
+    assert only["collapse"] in (tmp_path / "table.md").read_text()
 
 
 def test_the_graph_has_three_levels() -> None:
@@ -116,11 +115,11 @@ def test_the_graph_has_three_levels() -> None:
     ("override", "parts"),
     [
         ("data.variant=turnd", ["data.variant", "turnd", "did you mean 'turned'"]),
-        ("lbg_soft.serach.rounds=3", ["serach", "did you mean 'search'"]),
+        ("rows.lbg_soft.serach.rounds=3", ["serach", "did you mean 'search'"]),
         ("num_groups=0", ["num_groups", "0", "1"]),
         ("methods=[singel]", ["methods", "singel", "single"]),
         ("methods=[]", ["methods"]),
-        ("lbg_soft.search.gam_rate=-1", ["gam_rate", "-1"]),
+        ("rows.lbg_soft.search.gam_rate=-1", ["gam_rate", "-1"]),
         ("seeds=1.5", ["seeds", "1.5"]),
     ],
 )
@@ -134,9 +133,9 @@ def test_impossible_values_are_one_line(override: str, parts: list[str]) -> None
 
 
 def test_numbers_with_an_exponent_are_numbers() -> None:
-    assert (
-        resolved("lbg_soft.search.gam_learning_rate=1e-3").lbg_soft.search.gam_learning_rate == 1e-3
-    )
+    row = resolved("rows.lbg_soft.search.gam_learning_rate=1e-3").rows["lbg_soft"]
+    assert isinstance(row, Lbg)
+    assert row.search.gam_learning_rate == 1e-3
 
 
 @pytest.mark.slow  # A whole comparison over five seeds.
@@ -146,6 +145,6 @@ def test_soft_routing_finds_the_orientation_and_pays_for_itself(tmp_path: Path) 
     found = [r["nmi_attribute"] for r in result["runs"] if r["method"] == "lbg_soft"]
     assert sum(value >= 0.8 for value in found) >= 4
     error = {title: row["error"]["mean"] for title, row in result["table"].items()}
-    learned = error[METHODS["lbg_soft"].title]
-    assert learned < error[METHODS["single"].title]
-    assert learned < 0.6 * error[METHODS["lbg_random"].title]
+    learned = error[ROWS["lbg_soft"].title]
+    assert learned < error[ROWS["single"].title]
+    assert learned < 0.6 * error[ROWS["lbg_random"].title]

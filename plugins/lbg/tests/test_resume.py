@@ -18,12 +18,12 @@ SETTINGS = [
     "seeds=1",
     "methods=[single, bagging, lbg_soft, kmeans]",
     "checkpoint_every=7",
-    "single.epochs=4",
-    "bagging.epochs=3",
-    "kmeans.epochs=2",
-    "lbg_soft.search.rounds=45",
-    "lbg_soft.search.patience=2",
-    "lbg_soft.retrain.epochs=3",
+    "rows.single.epochs=4",
+    "rows.bagging.epochs=3",
+    "rows.kmeans.epochs=2",
+    "rows.lbg_soft.search.rounds=45",
+    "rows.lbg_soft.search.patience=2",
+    "rows.lbg_soft.retrain.epochs=3",
 ]
 
 

@@ -11,7 +11,7 @@ from mlo_lbg.budget import Budget
 from mlo_lbg.data.dataset import Halves
 from mlo_lbg.data.digits import digits
 from mlo_lbg.diagnosis import Diagnosis
-from mlo_lbg.models import linear
+from mlo_lbg.models.perceptron import linear
 from mlo_lbg.problems import Modules, SearchSettings
 from mlo_lbg.search import search
 

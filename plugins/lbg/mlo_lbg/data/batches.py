@@ -15,7 +15,7 @@ class Batches:
     """Each pass yields every row once, in a new random order, as `(index, inputs, targets)`.
 
     `index` is the row number within `examples`, the same in every pass: assignments are addressed
-    by it. The attribute is not part of a batch.
+    by it. The attribute is not part of a batch. Inputs are augmented as the examples say.
 
     Args:
         examples: What is read; tensors stay on their device.
@@ -24,7 +24,8 @@ class Batches:
         drop_last: Skip a last batch that is smaller than `size`.
 
     Attributes:
-        generator: The source of the orders; its state is all that has to be saved to resume.
+        generator: The source of orders and augmentations; its state is all that has to be saved
+            to resume.
 
     Raises:
         DataError: If a pass would yield nothing.
@@ -62,4 +63,7 @@ class Batches:
         examples = self.examples
         order = torch.randperm(len(examples), generator=self.generator)
         for index in torch.split(order.to(examples.targets.device), self.size)[: len(self)]:
-            yield index, examples.inputs[index], examples.targets[index]
+            inputs = examples.inputs[index]
+            if examples.augment is not None:
+                inputs = examples.augment(inputs, self.generator)
+            yield index, inputs, examples.targets[index]

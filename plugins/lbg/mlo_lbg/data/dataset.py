@@ -1,12 +1,16 @@
 """Labelled examples with a sensitive attribute that no model is given."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from mlo.errors import MloError
+
+Transform = Callable[[Tensor, torch.Generator], Tensor]
+"""`(batch, ...)` inputs and a generator on the CPU to inputs of the same shape."""
 
 
 class DataError(MloError):
@@ -26,6 +30,7 @@ class Examples:
         attribute: `(examples,)` int64 sensitive attribute, in `0 .. num_attributes - 1`.
         num_classes: Number of classes, including any that happen to be absent here.
         num_attributes: Number of values of the attribute, including absent ones.
+        augment: What training does to each of its batches; predictions see inputs as they are.
 
     Raises:
         DataError: If lengths, types, devices or ranges do not fit together.
@@ -46,6 +51,7 @@ class Examples:
     attribute: Tensor
     num_classes: int
     num_attributes: int
+    augment: Transform | None = None
 
     def __post_init__(self) -> None:
         if self.inputs.ndim < 1:
@@ -90,22 +96,20 @@ class Examples:
         >>> split.subset(torch.tensor([2, 0])).inputs
         tensor([2., 0.])
         """
-        return type(self)(
+        return replace(
+            self,
             inputs=self.inputs[index],
             targets=self.targets[index],
             attribute=self.attribute[index],
-            num_classes=self.num_classes,
-            num_attributes=self.num_attributes,
         )
 
     def to(self, device: torch.device | str) -> Self:
         """The same examples with every tensor on `device`."""
-        return type(self)(
+        return replace(
+            self,
             inputs=self.inputs.to(device),
             targets=self.targets.to(device),
             attribute=self.attribute.to(device),
-            num_classes=self.num_classes,
-            num_attributes=self.num_attributes,
         )
 
 

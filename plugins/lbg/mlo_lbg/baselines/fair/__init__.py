@@ -1,0 +1,1 @@
+"""Methods for fairness that grouping is compared with: reweighted, robust or corrected training."""

@@ -1,0 +1,1 @@
+"""Learning by Grouping in the conventions of scikit-learn."""

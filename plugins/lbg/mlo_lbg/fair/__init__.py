@@ -1,0 +1,1 @@
+"""Fairness sought by the outermost problem, and its rivals."""

@@ -1,0 +1,1 @@
+"""Rows of a comparison: a schema for each kind of method, which trains it."""

@@ -56,6 +56,7 @@ class ComparisonConfig(Config):
         seeds: Number of seeds; they are 0, 1, 2, ...
         methods: Which rows, in the order of the table.
         rows: How each method is set, by its name.
+        frontier: Whether error is also drawn against DEO.
         reference: The row that all others are compared with seed by seed.
         checkpoint_every: Rounds from one checkpoint of a training run to the next.
     """
@@ -67,6 +68,7 @@ class ComparisonConfig(Config):
     seeds: Count = 5
     device: str = "auto"
     checkpoint_every: Count = 200
+    frontier: bool = False
     reference: str = "single"
     methods: Annotated[tuple[str, ...], Field(min_length=1)]
     rows: dict[str, RowConfig]

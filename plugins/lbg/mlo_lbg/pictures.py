@@ -25,7 +25,7 @@ _DIAGNOSTICS: Sequence[tuple[str, str, Quantity, tuple[float, float] | None]] = 
 
 
 def draw(runs: Sequence[Run], record: Record, *, attribute: str, values: Sequence[str]) -> None:
-    """Write curves, load, groups and frontier as PNG, as far as there is something to draw.
+    """Write `curves.png`, `load.png` and `groups.png`, as far as there is something to draw.
 
     Args:
         runs: All runs of a comparison.
@@ -69,11 +69,16 @@ def draw(runs: Sequence[Run], record: Record, *, attribute: str, values: Sequenc
             title=f"Test examples by group and {attribute}, seed 0",
         )
         _keep(figure, "groups", record)
-    _frontier(runs, record, attribute=attribute)
 
 
-def _frontier(runs: Sequence[Run], record: Record, *, attribute: str) -> None:
-    """Draw error against DEO, if both are known for every run."""
+def draw_frontiers(runs: Sequence[Run], record: Record, *, attribute: str) -> None:
+    """Write `frontier.png`: error against DEO of the methods for which both are always known.
+
+    Args:
+        runs: All runs of a comparison.
+        record: Whose directory takes the picture.
+        attribute: Name of the sensitive attribute.
+    """
     points = [
         Point(
             method=own[0].title,

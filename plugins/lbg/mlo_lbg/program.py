@@ -17,7 +17,7 @@ from mlo_lbg.comparison_config import ComparisonConfig
 from mlo_lbg.config import LbgConfig
 from mlo_lbg.data.batches import Batches
 from mlo_lbg.methods.lbg import Lbg
-from mlo_lbg.pictures import draw
+from mlo_lbg.pictures import draw, draw_frontiers
 from mlo_lbg.problems import Modules, three_levels
 from mlo_lbg.results import document, result
 from mlo_lbg.table import Comparison, as_rich, as_rows, compare, grouping_columns
@@ -95,6 +95,8 @@ def run(config: ComparisonConfig, record: Record, *, command: str) -> None:
         }
     )
     draw(done, record, attribute=collection.attribute, values=collection.values)
+    if config.frontier:
+        draw_frontiers(done, record, attribute=collection.attribute)
     record.print(f"one page about it: mlo report {record.directory}")
 
 

@@ -45,7 +45,7 @@ EVERY_RUN = {
 
 def test_a_short_run_compares_every_method_and_writes_every_file(tmp_path: Path) -> None:
     result = run(tmp_path, *SHORT)
-    pictures = {"curves.png", "load.png", "groups.png", "frontier.png"}
+    pictures = {"curves.png", "load.png", "groups.png"}
     assert {path.name for path in tmp_path.iterdir()} == EVERY_RUN | pictures | {"images"}
     assert {path.name for path in (tmp_path / "images").iterdir()} == pictures
     assert not list((tmp_path / "checkpoints").rglob("*.mlo"))

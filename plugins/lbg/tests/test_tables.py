@@ -109,7 +109,7 @@ def test_a_table_of_a_data_set_with_people(tmp_path: Path, name: str) -> None:
     assert str(tmp_path) not in json.dumps(result)
     assert "one network, error" not in page
     assert "bagging, error" in page or "penalty 1, error" in page
-    assert (out / "frontier.png").exists()
+    assert (out / "frontier.png").exists() == (name == "adult_fair")
     budget = result["table"]["one network"]["num_parameters"]["mean"]
     for title, row in result["table"].items():
         if title != "ExponentiatedGradient":

@@ -130,6 +130,7 @@ def penalised(gap: Objective, *, weight: float) -> Objective:
     Raises:
         ObjectiveError: If the weight is negative or not finite.
 
+    >>> from functools import partial
     >>> objective = penalised(partial(equalized_odds, temperature=0.1), weight=3.0)
     >>> objective(torch.zeros(2, 2), torch.tensor([1, 1]), torch.tensor([0, 1]))
     tensor(0.6931)

@@ -80,7 +80,9 @@ def _options(
 @app.command("list")
 def _list() -> None:
     """List the registered programs and the distributions that they come from."""
-    programs = registry.registered()
+    known = registry.registered()
+    # Tables have a list of their own: `mlo table`.
+    programs = {n: entries for n, entries in known.items() if not n.startswith(registry.TABLE)}
     if not programs:
         typer.echo("no programs are registered", err=True)
     width = max(map(len, programs), default=0)

@@ -81,8 +81,9 @@ def origin(entry: EntryPoint) -> str:
 def _from_entry_point(name: str) -> Program[Any]:
     programs = registered()
     if name not in programs:
-        hint = nearest(name, programs)
-        known = "" if hint else f"; registered are: {', '.join(programs) or 'none'}"
+        alike = [n for n in programs if n.startswith(TABLE) == name.startswith(TABLE)]
+        hint = nearest(name, alike)
+        known = "" if hint else f"; registered are: {', '.join(alike) or 'none'}"
         raise ProgramError(f"no program {name!r}{hint}{known}")
     entry, *others = programs[name]
     if others:

@@ -79,12 +79,14 @@ def test_a_run_without_groups_draws_nothing_and_does_not_fail(tmp_path: Path) ->
     assert {path.name for path in tmp_path.iterdir()} == EVERY_RUN
 
 
-@pytest.mark.parametrize("variant", ["turned_exposed", "turned"])
+@pytest.mark.parametrize(
+    "variant", ["turned_exposed", pytest.param("turned", marks=pytest.mark.slow)]
+)
 def test_every_variant_runs(tmp_path: Path, variant: str) -> None:
     run(tmp_path, *SHORT, "seeds=1", f"data.variant={variant}")
 
 
-@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("groups", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_other_numbers_of_groups_run(tmp_path: Path, groups: int) -> None:
     """With one group LBG is plain training; the attribute has two values whatever K is."""
     run(tmp_path, *SHORT, "seeds=1", f"num_groups={groups}")

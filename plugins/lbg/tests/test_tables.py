@@ -122,7 +122,7 @@ def test_a_table_of_images(tmp_path: Path) -> None:
     program = registry.load("table:ham10000")
     settings = settings_of(
         "ham10000", *short("ham10000"), "seeds=1", "device=cpu", "data.size=16",
-        f"data.root={tmp_path}",
+        f"methods=[{', '.join(settings_of('ham10000').rows)}]", f"data.root={tmp_path}",
     )  # fmt: skip
     program.run(settings, Record.create(tmp_path / "run", console=Console(quiet=True)))
     result = json.loads((tmp_path / "run" / "result.json").read_text())

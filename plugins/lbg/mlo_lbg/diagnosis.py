@@ -8,6 +8,7 @@ from torch import Tensor
 from mlo.round import Round
 from mlo_lbg import diagnostics
 from mlo_lbg.data.dataset import Halves
+from mlo_lbg.evaluating import evaluating
 from mlo_lbg.problems import Modules, SearchSettings
 
 
@@ -85,16 +86,15 @@ def diagnose(
         epoch: Epochs done.
         before: `(examples,)` groups in C one epoch ago.
     """
-    modes = [(m, m.training) for part in modules.parts() for m in part.modules()]
-    for part in modules.parts():
-        part.eval()
     train, validation = halves
-    probabilities = modules.gam(train.inputs).softmax(-1)
-    routed = settings.routing.validation(
-        modules.gam(validation.inputs), list(modules.experts), validation.inputs, validation.targets
-    )
-    for module, training in modes:
-        module.training = training
+    with evaluating(*modules.parts()):
+        probabilities = modules.gam(train.inputs).softmax(-1)
+        routed = settings.routing.validation(
+            modules.gam(validation.inputs),
+            list(modules.experts),
+            validation.inputs,
+            validation.targets,
+        )
     rows = modules.assignments.all_rows()
     chosen, assigned = probabilities.argmax(-1), rows.argmax(-1)
     # Clipped rows need not sum to 1.

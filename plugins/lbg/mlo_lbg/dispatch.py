@@ -1,9 +1,12 @@
 """Sending each example to the one expert of its group."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+
+from mlo_lbg.evaluating import evaluating
 
 
 def dispatch(experts: Sequence[nn.Module], groups: Tensor, inputs: Tensor) -> Tensor:
@@ -42,14 +45,6 @@ def dispatch(experts: Sequence[nn.Module], groups: Tensor, inputs: Tensor) -> Te
 def _answer(expert: nn.Module, inputs: Tensor) -> Tensor:
     """`expert(inputs)`, for a single row with every layer in evaluation mode."""
     # Batch statistics of a single row are undefined: normalisation layers raise.
-    if len(inputs) > 1 or not expert.training:
+    with evaluating(expert) if len(inputs) <= 1 and expert.training else nullcontext():
         output: Tensor = expert(inputs)
-        return output
-    modes = [(module, module.training) for module in expert.modules()]
-    expert.eval()
-    try:
-        output = expert(inputs)
-    finally:
-        for module, training in modes:
-            module.training = training
     return output

@@ -1,6 +1,6 @@
 """What a trained method is: classes, groups and a size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mlo.errors import MloError
+from mlo_lbg.by_part import by_part
 from mlo_lbg.dispatch import dispatch
 from mlo_lbg.models.size import num_parameters
-
-_ROWS_AT_ONCE = 4096
-"""Bounds the memory that predicting on a large set takes."""
 
 
 class PredictorError(MloError):
@@ -40,11 +38,6 @@ class Predictor(Protocol):
         ...
 
 
-@torch.no_grad()
-def _by_part(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    return torch.cat([function(part) for part in torch.split(inputs, _ROWS_AT_ONCE)])
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OneNetwork:
     """`argmax_c z_c(x)` of one network.
@@ -62,11 +55,11 @@ class OneNetwork:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """The class with the largest logit."""
-        return _by_part(lambda part: self.network(part).argmax(-1), inputs)
+        return by_part(lambda part: self.network(part).argmax(-1), inputs)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """The softmax of the logits."""
-        return _by_part(lambda part: self.network(part).softmax(-1), inputs)
+        return by_part(lambda part: self.network(part).softmax(-1), inputs)
 
     def groups(self, _inputs: Tensor) -> None:
         """One network forms no groups."""
@@ -97,7 +90,7 @@ class Ensemble:
         def mean(part: Tensor) -> Tensor:
             return torch.stack([member(part).softmax(-1) for member in self.members]).mean(0)
 
-        return _by_part(mean, inputs)
+        return by_part(mean, inputs)
 
     def groups(self, _inputs: Tensor) -> None:
         """All members see all inputs: no groups."""
@@ -133,11 +126,11 @@ class SoftMixture:
             mixed: Tensor = (weights * votes).sum(0)
             return mixed
 
-        return _by_part(mixture, inputs)
+        return by_part(mixture, inputs)
 
     def groups(self, inputs: Tensor) -> Tensor:
         """The expert with the largest gate probability."""
-        return _by_part(lambda part: self.gate(part).argmax(-1), inputs)
+        return by_part(lambda part: self.gate(part).argmax(-1), inputs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,7 +156,7 @@ class TopOne:
         def classes(part: Tensor) -> Tensor:
             return dispatch(self.experts, self.gate(part).argmax(-1), part).argmax(-1)
 
-        return _by_part(classes, inputs)
+        return by_part(classes, inputs)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """The softmax of the chosen expert's logits."""
@@ -171,11 +164,11 @@ class TopOne:
         def answers(part: Tensor) -> Tensor:
             return dispatch(self.experts, self.gate(part).argmax(-1), part).softmax(-1)
 
-        return _by_part(answers, inputs)
+        return by_part(answers, inputs)
 
     def groups(self, inputs: Tensor) -> Tensor:
         """The expert that answers."""
-        return _by_part(lambda part: self.gate(part).argmax(-1), inputs)
+        return by_part(lambda part: self.gate(part).argmax(-1), inputs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -222,11 +215,11 @@ class TopK:
             ]
             return torch.stack(votes).sum(0)
 
-        return _by_part(mixture, inputs)
+        return by_part(mixture, inputs)
 
     def groups(self, inputs: Tensor) -> Tensor:
         """The expert with the largest share."""
-        return _by_part(lambda part: self.gate(part).argmax(-1), inputs)
+        return by_part(lambda part: self.gate(part).argmax(-1), inputs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

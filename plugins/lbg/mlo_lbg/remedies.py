@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mlo_lbg.assignments import Assignments, ClippedAssignments
+from mlo_lbg.evaluating import evaluating
 
 Rows = Assignments | ClippedAssignments
 Act = Callable[[nn.Module, Rows, Tensor], None]
@@ -108,12 +109,9 @@ def balance_bias(gam: nn.Module, _rows: Rows, inputs: Tensor, *, rate: float, sa
     tensor([-0.5000,  0.5000])
     """
     assert isinstance(gam, BiasedGate)
-    modes = [(module, module.training) for module in gam.modules()]
-    gam.eval()
     stride = max(1, len(inputs) // sample)
-    chosen = gam(inputs[::stride]).argmax(-1)
-    for module, training in modes:
-        module.training = training
+    with evaluating(gam):
+        chosen = gam(inputs[::stride]).argmax(-1)
     groups = gam.bias.shape[0]
     # No bincount: it waits for an accelerator.
     shares = nn.functional.one_hot(chosen, groups).to(gam.bias.dtype).mean(0)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlo_lbg import predictors
+from mlo_lbg import by_part
 from mlo_lbg.predictors import (
     ByAttribute,
     Ensemble,
@@ -97,7 +97,7 @@ def test_parts_give_what_the_whole_gives_without_a_graph(
 ) -> None:
     inputs = torch.linspace(-1, 1, 11).unsqueeze(1)
     whole = predictor.predict(inputs)
-    monkeypatch.setattr(predictors, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(by_part, "_ROWS_AT_ONCE", 4)
     assert predictor.predict(inputs).equal(whole)
     assert whole.shape == (11,)
     assert whole.dtype == torch.int64

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
 from mlo_lbg.architecture import Architecture
+from mlo_lbg.by_part import by_part
 from mlo_lbg.data.batches import Batches
 from mlo_lbg.data.dataset import Examples
 from mlo_lbg.dispatch import dispatch
@@ -16,9 +17,6 @@ from mlo_lbg.models.size import ModelError, num_parameters
 from mlo_lbg.seeds import seeded, spawn
 from mlo_lbg.trainer import ALONE, Trainer
 from mlo_lbg.training import Optimisation, fit
-
-_ROWS_AT_ONCE = 4096
-"""Bounds the memory that predicting on a large set takes."""
 
 _LEAST_NOISE = 0.01
 """Keeps the load defined where the learned noise vanishes."""
@@ -115,15 +113,16 @@ class TopK:
     @torch.no_grad()
     def probabilities(self, inputs: Tensor) -> Tensor:
         """The softmax of the mixed logits."""
-        parts = torch.split(inputs, _ROWS_AT_ONCE)
-        mixed = [top_k_mixture(self.gate(one), self.experts, one, k=self.k) for one in parts]
-        return torch.cat(mixed).softmax(-1)
+
+        def mixed(part: Tensor) -> Tensor:
+            return top_k_mixture(self.gate(part), self.experts, part, k=self.k).softmax(-1)
+
+        return by_part(mixed, inputs)
 
     @torch.no_grad()
     def groups(self, inputs: Tensor) -> Tensor:
         """The expert with the largest share."""
-        parts = torch.split(inputs, _ROWS_AT_ONCE)
-        return torch.cat([self.gate(part).argmax(-1) for part in parts])
+        return by_part(lambda part: self.gate(part).argmax(-1), inputs)
 
 
 def noisy_top_k(

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from mlo_lbg.by_part import by_part
 from mlo_lbg.dispatch import dispatch
 from mlo_lbg.predictors import TopOne
 
@@ -56,8 +58,7 @@ class Thresholds:
     def logits(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """`(examples, 2)` logits without offsets, and `(examples,)` groups."""
         groups = self.groups(inputs)
-        parts = zip(torch.split(groups, 4096), torch.split(inputs, 4096), strict=True)
-        return torch.cat([dispatch(self.experts, own, part) for own, part in parts]), groups
+        return by_part(partial(dispatch, self.experts), groups, inputs), groups
 
     def groups(self, inputs: Tensor) -> Tensor:
         """The group whose expert and offset decide."""

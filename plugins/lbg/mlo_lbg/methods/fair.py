@@ -25,14 +25,7 @@ class UnderSampling(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Cut every cell to the smallest one, then train."""
-        network = under_sampling(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            seed=task.seed,
-            trainer=task.trainer,
-        )
-        return network, ()
+        return task.trained(under_sampling, self.optimisation())
 
 
 class Reweighting(Row, TrainingConfig):
@@ -43,15 +36,7 @@ class Reweighting(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Weigh examples by class and attribute, then train."""
-        network = reweighting(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            weighting=_WEIGHTINGS[self.weighting],
-            seed=task.seed,
-            trainer=task.trainer,
-        )
-        return network, ()
+        return task.trained(reweighting, self.optimisation(), weighting=_WEIGHTINGS[self.weighting])
 
 
 class GroupDro(Row, TrainingConfig):
@@ -63,16 +48,9 @@ class GroupDro(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Train network and weights of the cells together."""
-        network = group_dro(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            step=self.step,
-            adjustment=self.adjustment,
-            seed=task.seed,
-            trainer=task.trainer,
+        return task.trained(
+            group_dro, self.optimisation(), step=self.step, adjustment=self.adjustment
         )
-        return network, ()
 
 
 class Jtt(Row, TrainingConfig):
@@ -84,16 +62,9 @@ class Jtt(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Find the errors of a short training, weigh them, train."""
-        network = jtt(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            first_epochs=self.first_epochs,
-            upweight=self.upweight,
-            seed=task.seed,
-            trainer=task.trainer,
+        return task.trained(
+            jtt, self.optimisation(), first_epochs=self.first_epochs, upweight=self.upweight
         )
-        return network, ()
 
 
 class ThresholdOptimizer(Row, TrainingConfig):
@@ -105,16 +76,9 @@ class ThresholdOptimizer(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Train, then choose thresholds."""
-        predictor = post_processing(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            parity=Parity(self.parity),
-            held_out=self.held_out,
-            seed=task.seed,
-            trainer=task.trainer,
+        return task.trained(
+            post_processing, self.optimisation(), parity=Parity(self.parity), held_out=self.held_out
         )
-        return predictor, ()
 
 
 class ExponentiatedGradient(Row, TrainingConfig):
@@ -127,14 +91,10 @@ class ExponentiatedGradient(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Play the game between weights and networks."""
-        predictor = reductions(
-            task.train,
-            task.architecture,
+        return task.trained(
+            reductions,
             self.optimisation(),
             parity=Parity(self.parity),
             bound=self.bound,
             max_iter=self.max_iter,
-            seed=task.seed,
-            trainer=task.trainer,
         )
-        return predictor, ()

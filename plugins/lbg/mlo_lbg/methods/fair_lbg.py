@@ -109,15 +109,11 @@ class Penalised(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Train network and multipliers together."""
-        network = penalised_network(
-            task.train,
-            task.architecture,
+        return task.trained(
+            penalised_network,
             self.optimisation(),
             weight=self.weight,
             dual_rate=self.dual_rate,
             temperature=self.temperature,
             gaps=_GAPS[self.parity],
-            seed=task.seed,
-            trainer=task.trainer,
         )
-        return network, ()

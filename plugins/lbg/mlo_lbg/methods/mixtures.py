@@ -24,15 +24,9 @@ class SoftMixture(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Train gate and experts together."""
-        mixture = soft_mixture(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            objective=_OBJECTIVES[self.objective],
-            seed=task.seed,
-            trainer=task.trainer,
+        return task.trained(
+            soft_mixture, self.optimisation(), objective=_OBJECTIVES[self.objective]
         )
-        return mixture, ()
 
 
 class TopOneMixture(Row, TrainingConfig):
@@ -47,15 +41,7 @@ class TopOneMixture(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Train gate and experts together."""
-        mixture = top_one_mixture(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            balance=self.balance,
-            seed=task.seed,
-            trainer=task.trainer,
-        )
-        return mixture, ()
+        return task.trained(top_one_mixture, self.optimisation(), balance=self.balance)
 
 
 class NoisyTopK(Row, TrainingConfig):
@@ -68,17 +54,13 @@ class NoisyTopK(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Train gate and experts together; with one group there is one expert to choose."""
-        mixture = noisy_top_k(
-            task.train,
-            task.architecture,
+        return task.trained(
+            noisy_top_k,
             self.optimisation(),
             k=min(self.k, task.architecture.num_groups),
             importance_weight=self.importance,
             load_weight=self.load,
-            seed=task.seed,
-            trainer=task.trainer,
         )
-        return mixture, ()
 
 
 class DeepMoe(Row, TrainingConfig):
@@ -90,13 +72,6 @@ class DeepMoe(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Train network, embedding and gates together."""
-        network = deepmoe(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            sparsity=self.sparsity,
-            embedding=self.embedding,
-            seed=task.seed,
-            trainer=task.trainer,
+        return task.trained(
+            deepmoe, self.optimisation(), sparsity=self.sparsity, embedding=self.embedding
         )
-        return network, ()

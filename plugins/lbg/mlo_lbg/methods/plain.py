@@ -16,14 +16,7 @@ class Single(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Train it on all examples."""
-        network = single_network(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            seed=task.seed,
-            trainer=task.trainer,
-        )
-        return network, ()
+        return task.trained(single_network, self.optimisation())
 
 
 class Bagging(Row, TrainingConfig):
@@ -33,14 +26,7 @@ class Bagging(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Train each on a sample with replacement."""
-        ensemble = bagging(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            seed=task.seed,
-            trainer=task.trainer,
-        )
-        return ensemble, ()
+        return task.trained(bagging, self.optimisation())
 
 
 class KMeans(Row, TrainingConfig):
@@ -51,15 +37,7 @@ class KMeans(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Cluster the inputs, then train one expert on each cluster."""
-        experts = kmeans_groups(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            restarts=self.restarts,
-            seed=task.seed,
-            trainer=task.trainer,
-        )
-        return experts, ()
+        return task.trained(kmeans_groups, self.optimisation(), restarts=self.restarts)
 
 
 class ByAttribute(Row, TrainingConfig):
@@ -69,11 +47,4 @@ class ByAttribute(Row, TrainingConfig):
 
     def train(self, task: Task) -> Learned:
         """Train one expert on each value of the attribute."""
-        experts = attribute_groups(
-            task.train,
-            task.architecture,
-            self.optimisation(),
-            seed=task.seed,
-            trainer=task.trainer,
-        )
-        return experts, ()
+        return task.trained(attribute_groups, self.optimisation())

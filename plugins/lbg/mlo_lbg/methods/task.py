@@ -1,7 +1,8 @@
 """One training run of one method, and what comes out of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -11,6 +12,7 @@ from mlo_lbg.data.dataset import Examples
 from mlo_lbg.diagnosis import Diagnosis
 from mlo_lbg.evaluation import Trained
 from mlo_lbg.trainer import Trainer
+from mlo_lbg.training import Optimisation
 from mlo_lbg.watch import Observe
 
 Learned = tuple[Trained, tuple[Diagnosis, ...]]
@@ -34,6 +36,26 @@ class Task:
     seed: int
     trainer: Trainer
     observe: Observe
+
+    def trained(
+        self, method: Callable[..., Trained], optimisation: Optimisation, **options: Any
+    ) -> Learned:
+        """Return what a method without a search makes of this task.
+
+        Args:
+            method: `(train, architecture, optimisation, *, seed, trainer, ...)`.
+            optimisation: Of its networks.
+            options: Of the method.
+        """
+        trained = method(
+            self.train,
+            self.architecture,
+            optimisation,
+            seed=self.seed,
+            trainer=self.trainer,
+            **options,
+        )
+        return trained, ()
 
 
 class Row(Config):

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from mlo_lbg.architecture import Architecture
 from mlo_lbg.baselines.fair.parity import Parity, check_binary
 from mlo_lbg.baselines.single import single_network
+from mlo_lbg.by_part import by_part
 from mlo_lbg.data.dataset import Examples, divide
 from mlo_lbg.models.size import num_parameters
 from mlo_lbg.predictors import Predictor, PredictorError
 from mlo_lbg.seeds import spawn
 from mlo_lbg.trainer import ALONE, Trainer
 from mlo_lbg.training import Optimisation
-
-_ROWS_AT_ONCE = 4096
-"""Bounds the memory that scoring a large set takes."""
 
 
 class _Scored(BaseEstimator):  # type: ignore[misc]
@@ -120,7 +118,7 @@ class _Told:
 @torch.no_grad()
 def _log_odds(network: nn.Module, inputs: Tensor) -> NDArray[np.float64]:
     """`(examples, 1)` log-odds `z_1 − z_0`; unlike probabilities they do not saturate into ties."""
-    logits = torch.cat([network(part) for part in torch.split(inputs, _ROWS_AT_ONCE)]).double()
+    logits = by_part(network, inputs).double()
     scores: NDArray[np.float64] = (logits[:, 1:] - logits[:, :1]).cpu().numpy()
     return scores
 
